@@ -1,0 +1,141 @@
+"""The checked model: what a file says, with every name resolved and every argument validated.
+
+Shapes are not known yet; lower.py finds them. References between layers are indices, so that walking needs no names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .operation import Bound, Kind, Of, Params, Reference, Refers, Weighted
+from .schema import Files, Schema
+from .source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor: output `output` of application `application`, or the input of that index where `application` is -1."""
+
+    application: int
+    output: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One use of a layer. `path` names its parameters; `calls` are the places of the blocks that led here."""
+
+    bound: Bound
+    operands: tuple[Ref | float, ...]
+    path: str
+    span: Span
+    calls: tuple[Span, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    name: str
+    ref: Ref
+    span: Span
+
+
+@dataclass(frozen=True)
+class Network:
+    name: str
+    inputs: tuple[InputTensor, ...]
+    applications: tuple[Application, ...]
+    outputs: tuple[Output, ...]
+
+    def output(self, name: str) -> Output | None:
+        return next((o for o in self.outputs if o.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class DataStep:
+    """One step of a data name; `path` names what it learns."""
+
+    bound: Bound
+    path: str
+
+
+@dataclass(frozen=True)
+class DataName:
+    """Columns of the source through steps."""
+
+    name: str
+    columns: tuple[str, ...]
+    single: bool  # column(...): one column as it is; columns(...): several stacked
+    steps: tuple[DataStep, ...]
+    span: Span
+    column_span: Span
+
+
+@dataclass(frozen=True)
+class Data:
+    source: Bound
+    names: dict[str, DataName]
+    split: Bound | None
+    schema: Schema
+    files: Files
+
+
+class TrainParams(Params):
+    """The keys of a train section."""
+
+    loss: Annotated[tuple[Weighted, ...], Of(Kind.LOSS, many=True)] = Field(description="what training minimises; terms may be weighted and added")
+    optimizer: Annotated[Bound, Of(Kind.OPTIMISER)] = Field(description="how gradients change the parameters")
+    batch: int | Literal["full"] = Field(description="samples in a step, or `full`")
+    epochs: int = Field(ge=1, description="passes over the training split")
+    schedule: Annotated[tuple[Bound, ...], Of(Kind.SCHEDULE, chain=True)] = Field((), description="how the learning rate changes")
+    penalty: Annotated[tuple[Weighted, ...], Of(Kind.PENALTY, many=True)] = Field((), description="added to the loss, on weights")
+    clip: Annotated[Bound | None, Of(Kind.CLIP)] = Field(None, description="limits the gradients")
+    stop: Annotated[Bound | None, Of(Kind.STOP)] = Field(None, description="when to stop before the last epoch")
+    metrics: tuple[Annotated[Bound, Of(Kind.METRIC)], ...] = Field((), description="figures reported beside the loss")
+    seed: int = Field(0, ge=0, lt=2**63, description="of initial parameters, order and dropout")
+    precision: Literal["float32", "float64"] = Field("float32", description="what everything is computed in")
+    shuffle: bool = Field(True, description="whether each epoch has an order of its own")
+    goal: Annotated[Bound | None, Of(Kind.GOAL)] = Field(None, description="the figure that would be good enough")
+    start: Annotated[Bound | None, Of(Kind.START)] = Field(None, description="weights to start from")
+    groups: tuple[Annotated[Bound, Of(Kind.GROUP)], ...] = Field((), description="rates per part, and frozen parts")
+
+
+class ExportParams(Params):
+    """The keys of an export section."""
+
+    file: str = Field("model.onnx", min_length=1, description="name of the exported file")
+    opset: int = Field(18, ge=13, le=26, description="version of the ONNX operators")
+    outputs: tuple[Annotated[Reference, Refers("output")], ...] = Field((), description="outputs and decisions to export; all outputs when not given")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The validated keys of a section and their places."""
+
+    params: Any
+    spans: dict[str, Span]
+    span: Span
+
+    def at(self, key: str) -> Span:
+        return self.spans.get(key, self.span)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole file. `train` holds TrainParams, `export` ExportParams."""
+
+    source: Source
+    network: Network
+    data: Data | None
+    train: Section | None
+    export: Section
+    lets: dict[str, Any] = field(default_factory=dict)

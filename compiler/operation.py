@@ -1,0 +1,267 @@
+"""The open table: every word of the language, declared once.
+
+An operation is a parameter model, an expression over primitives, a docstring and facts. What its function takes and
+gives depends on its kind; Kind says so. Everything else (argument checking, gradients, shapes, export, documentation)
+is derived from the declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from .ir import Dim, Shape, Value
+from .source import Span
+
+
+class Kind(Enum):
+    """What a word is. The value is how messages call it; the comment is the signature of the function."""
+
+    LAYER = "layer or activation"  # (build, *tensors, p) -> Value or tuple of Values
+    INITIALISER = "initialiser"  # (p, fan) -> Draw
+    PENALTY = "penalty"  # (w, p, samples) -> scalar Value
+    CONSTRAINT = "constraint"
+    LOSS = "loss"  # (build, prediction, target, p) -> Value [N], one loss a sample
+    METRIC = "metric"  # (prediction, target, p) -> Sums
+    OPTIMISER = "optimizer"  # (rule, theta, g, p) -> Value, the step to subtract from theta
+    SCHEDULE = "schedule"  # (p, lr, clock) -> Stage
+    CLIP = "clipping"  # (gradients, p) -> gradients
+    STOP = "stopping rule"
+    GOAL = "goal"
+    GROUP = "group"
+    START = "start"
+    ENSEMBLE = "ensemble"
+    SOURCE = "source"
+    COLUMN = "column selection"
+    STEP = "data step"  # (build, column, p) -> Column
+    SPLIT = "split"
+    AUGMENTATION = "augmentation"
+    DOMAIN = "domain"
+    OBJECTIVE = "objective"
+    SEARCH = "search"
+    QUANTISATION = "quantisation"
+
+
+class Params(BaseModel):
+    """The arguments of an operation. A field's description is its documentation."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, arbitrary_types_allowed=True, defer_build=True
+    )
+
+
+class NoParams(Params):
+    """An operation without arguments."""
+
+
+@dataclass(frozen=True, slots=True)
+class Of:
+    """Marks a field whose value is an operation of a kind: one, a weighted sum (`many`), or a pipe of several (`chain`)."""
+
+    kind: Kind
+    many: bool = False
+    chain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refers:
+    """Marks a field whose value is a name: of a column, a data name, a metric, a parameter or an output."""
+
+    to: Literal["column", "data", "metric", "parameter", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A name given as an argument, with its place."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Operation:
+    name: str
+    kind: Kind
+    params: type[Params]
+    function: Callable[..., Any]
+    operands: int | None = 1  # how many tensors or references stand before the arguments; None: any number, at least two
+    outputs: Callable[[Any], int] = lambda p: 1
+    facts: frozenset[str] = frozenset()
+    init: str = ""  # an activation's choice for init=auto in the layer before it
+    extra: dict[str, Any] = field(default_factory=dict)  # further functions of the kind, such as `inverse` of a data step
+
+    @property
+    def doc(self) -> str:
+        return (self.function.__doc__ or "").strip()
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An operation with its arguments, as written at `span`. `spans` are the places of the arguments."""
+
+    operation: Operation
+    params: Any
+    span: Span | None = None
+    spans: dict[str, Span] = field(default_factory=dict)
+    operands: tuple[Reference, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.operation.name
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """One term of a sum of operations."""
+
+    weight: float
+    term: Bound
+
+
+TABLE: dict[tuple[Kind, str], Operation] = {}
+
+
+def operation(
+    kind: Kind, params: type[Params] = NoParams, *, name: str = "", **facts: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare the function as an operation of a kind, under its own name unless another is given."""
+
+    def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+        word = name or function.__name__
+        assert (kind, word) not in TABLE, f"{word} is declared twice"
+        known = {k: facts.pop(k) for k in list(facts) if k in ("operands", "outputs", "init")}
+        known["facts"] = frozenset(facts.pop("facts", ()))
+        TABLE[kind, word] = Operation(word, kind, params, function, extra=facts, **known)
+        return function
+
+    return declare
+
+
+def find(kind: Kind, name: str) -> Operation | None:
+    return TABLE.get((kind, name))
+
+
+def names(kind: Kind) -> list[str]:
+    return [name for k, name in TABLE if k is kind]
+
+
+# What functions of operations work with
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How a parameter starts: constant(a), normal(mean a, standard deviation b) or uniform on [a, b)."""
+
+    distribution: Literal["constant", "normal", "uniform"]
+    a: float
+    b: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fan:
+    """What an initialiser may depend on: connections into and out of a unit."""
+
+    into: int
+    out: int
+
+
+class Build(Protocol):
+    """What a layer may ask for while it writes its expression."""
+
+    @property
+    def training(self) -> bool: ...
+    @property
+    def frozen(self) -> bool:
+        """Whether the layer's parameters are held, which makes a norm use its running statistics."""
+        ...
+
+    @property
+    def dtype(self) -> str: ...
+    def parameter(
+        self, role: str, shape: tuple[int, ...], init: Bound | None = None, *, fan: Fan | None = None, start: float = 0.0
+    ) -> Value:
+        """A trainable array, drawn by the initialiser with the fan, or filled with `start`."""
+        ...
+
+    def statistic(self, role: str, shape: tuple[int, ...], start: float) -> Value:
+        """An array that training updates by a rule of the layer's own."""
+        ...
+
+    def update(self, statistic: Value, new: Value) -> None: ...
+    def bernoulli(self, like: Value, probability: float) -> Value:
+        """1 with the probability, else 0; fixed by the seed, the layer's path and the step."""
+        ...
+
+    def depends_on_parameters(self, x: Value) -> bool: ...
+
+
+class Rule(Protocol):
+    """What an optimiser may ask for while it writes its update."""
+
+    lr: Value
+
+    def slot(self, name: str) -> Value:
+        """State of the parameter's shape that starts at zero."""
+        ...
+
+    def update(self, slot: Value, new: Value) -> None: ...
+    def scalar(self, name: str, of_step: Callable[[int], float]) -> Value:
+        """A number computed in float64 on the host from the step, which counts from 1."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a stage of a schedule stands: its length is `steps` if nothing shortens it."""
+
+    steps_per_epoch: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A piece of a schedule: how many steps it covers (None: all that remain) and the rate at each, from 0."""
+
+    rate: Callable[[int], float]
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """A metric: sums over the samples of a batch, and how their totals make the figure."""
+
+    terms: dict[str, Value]
+    finish: Callable[[dict[str, Any]], float]
+
+
+class StepBuild(Protocol):
+    """What a data step may ask for."""
+
+    @property
+    def dtype(self) -> str:
+        """The float type that the program computes in."""
+        ...
+
+    def learned(self, role: str, shape: Shape) -> Value:
+        """An array that the step's fit finds on the training rows."""
+        ...
+
+    def classes(self) -> tuple[Any, ...]:
+        """The classes that the step's fit found."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column inside a pipeline of data steps: its values, and its classes where they are known."""
+
+    value: Value
+    classes: tuple[Any, ...] | None = None
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return self.value.shape[1:]

@@ -1,0 +1,223 @@
+"""Column selections, data steps and splits.
+
+A step that learns finds its figures on the training rows (runtime/data/fit.py), stores them with the model, and is part of
+the exported graph: its expression here is the only definition.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..diagnostics import Refusal
+from ..ir import Value, apply, constant, dims
+from ..operation import Column, Kind, NoParams, Params, Reference, Refers, StepBuild, operation
+from .shapes import ReshapeParams
+from .shapes import reshape as reshape_layer
+
+
+class ColumnsParams(Params):
+    except_: tuple[Annotated[Reference, Refers("column")], ...] = Field((), alias="except", description="columns to leave out of `all`")
+
+
+@operation(Kind.COLUMN, operands=1)
+def column(p: NoParams) -> None:
+    """One column of the source: a number column is float32[1], text a string; arrays keep dtype and shape."""
+
+
+@operation(Kind.COLUMN, ColumnsParams, operands=None)
+def columns(p: ColumnsParams) -> None:
+    """Several number columns as float32[k]; `all` is every number column but those in `except`."""
+
+
+def as_float(build: StepBuild, x: Column, step: str) -> Value:
+    """The column in the program's float type; text is refused."""
+    if x.value.dtype == "string":
+        raise Refusal("E404", label=f"{step} takes numbers, this is text", help="use `category` or `one_hot` for text", step=step)
+    return x.value if x.value.dtype == build.dtype else apply("cast", x.value, dtype=build.dtype)
+
+
+def along(x: Value) -> tuple[int, ...]:
+    """The shape of one figure per channel: axis 0 of images, the last axis of everything else."""
+    axes = x.shape[1:]
+    if not axes:
+        return ()
+    channel = 0 if len(axes) == 3 else len(axes) - 1
+    return tuple(d if i == channel else 1 for i, d in enumerate(axes))  # type: ignore[misc]
+
+
+class ScaleParams(Params):
+    factor: float = Field(description="what values are multiplied by")
+
+
+def _unscale(build: StepBuild, y: Value, p: ScaleParams) -> Value:
+    return y * (1 / p.factor)
+
+
+@operation(Kind.STEP, ScaleParams, inverse=_unscale)
+def scale(build: StepBuild, x: Column, p: ScaleParams) -> Column:
+    """x * factor."""
+    if p.factor == 0:
+        raise Refusal("E207", at="factor", label="everything would be 0", help="use a factor such as 1/255", argument="factor", value="0",
+                      bound="other than 0")  # fmt: skip
+    return Column(as_float(build, x, "scale") * p.factor)
+
+
+def _unstandardize(build: StepBuild, y: Value, p: NoParams) -> Value:
+    shape = along(y)
+    return y * build.learned("std", shape) + build.learned("mean", shape)
+
+
+@operation(Kind.STEP, learns=True, inverse=_unstandardize)
+def standardize(build: StepBuild, x: Column, p: NoParams) -> Column:
+    """(x - mean) / std, by column or channel, over the training rows; std is biased, and 1 where it would be 0."""
+    value = as_float(build, x, "standardize")
+    shape = along(value)
+    return Column((value - build.learned("mean", shape)) / build.learned("std", shape))
+
+
+class MinMaxParams(Params):
+    low: float = Field(0.0, description="where the smallest training value goes")
+    high: float = Field(1.0, description="where the largest training value goes")
+
+
+def _unmin_max(build: StepBuild, y: Value, p: MinMaxParams) -> Value:
+    shape = along(y)
+    return (y - p.low) * (1 / (p.high - p.low)) * build.learned("range", shape) + build.learned("min", shape)
+
+
+@operation(Kind.STEP, MinMaxParams, learns=True, inverse=_unmin_max)
+def min_max(build: StepBuild, x: Column, p: MinMaxParams) -> Column:
+    """low + (high - low) (x - min) / range, by column or channel, over the training rows; range is 1 where it would be 0."""
+    if p.low >= p.high:
+        raise Refusal("E207", at="high", label=f"low is {p.low:g}", help="give low < high", argument="high", value=f"{p.high:g}",
+                      bound="greater than low")  # fmt: skip
+    value = as_float(build, x, "min_max")
+    shape = along(value)
+    unit = (value - build.learned("min", shape)) / build.learned("range", shape)
+    return Column(unit if (p.low, p.high) == (0, 1) else unit * (p.high - p.low) + p.low)
+
+
+class ImputeParams(Params):
+    strategy: Literal["median", "mean", "constant"] = Field("median", description="what stands in for a missing value")
+    value: float = Field(0.0, description="the constant")
+
+
+@operation(Kind.STEP, ImputeParams, learns=True)
+def impute(build: StepBuild, x: Column, p: ImputeParams) -> Column:
+    """The training rows' median or mean, or a constant, where x is missing (NaN)."""
+    value = as_float(build, x, "impute")
+    shape = along(value)
+    if p.strategy == "constant":
+        fill = constant(p.value, value.dtype)
+    else:
+        fill = build.learned("fill", shape)
+    return Column(apply("where", apply("is_nan", value), fill, value))
+
+
+Labels = tuple[str, ...] | tuple[int | float, ...]
+
+
+class CategoryParams(Params):
+    classes: Labels | None = Field(None, description="the categories, in the order of their indices; the training values, sorted, when not given")
+
+
+def _scalar(x: Column) -> Value:
+    """A column of one number or text a sample, without an axis of length 1."""
+    if any(d != 1 for d in x.dims):
+        raise Refusal("E407", label=f"{dims(x.dims)} values a sample", help="apply it to one column", name="the step")
+    return x.value if not x.dims else apply("reshape", x.value, shape=(x.value.shape[0],))
+
+
+def _index(build: StepBuild, x: Column, given: Labels | None) -> tuple[Value, tuple[Any, ...]]:
+    """The index of each value among the classes, or their number where it is none of them."""
+    value = _scalar(x)
+    classes = given if given is not None else build.classes()
+    text = all(isinstance(c, str) for c in classes)
+    if classes and text != (value.dtype == "string"):
+        raise Refusal("E404", label=f"the column holds {'text' if value.dtype == 'string' else 'numbers'}", step="category",
+                      help="write the classes as the column holds them")  # fmt: skip
+    if len(set(classes)) < len(classes):
+        raise Refusal("E207", at="classes", label="a class stands twice", help="name every class once", argument="classes", value="the list",
+                      bound="distinct")  # fmt: skip
+    keys = tuple(classes) if value.dtype == "string" else tuple(float(c) if value.type.is_float else int(c) for c in classes)
+    looked = apply("lookup", value, keys=keys, values=tuple(range(len(classes))), default=len(classes), dtype="int64")
+    return looked, tuple(classes)
+
+
+@operation(Kind.STEP, CategoryParams, learns=True, classes=True)
+def category(build: StepBuild, x: Column, p: CategoryParams) -> Column:
+    """The index of the value among the classes, int64; unseen and missing values are the number of classes."""
+    value, classes = _index(build, x, p.classes)
+    return Column(value, classes)
+
+
+class OneHotParams(Params):
+    classes: int | Labels | None = Field(None, description="n for the integers 0..n-1, or the categories in order")
+
+
+@operation(Kind.STEP, OneHotParams, learns=True, classes=True)
+def one_hot(build: StepBuild, x: Column, p: OneHotParams) -> Column:
+    """1 at the index of the value among the classes and 0 elsewhere; all 0 for unseen and missing values."""
+    if isinstance(p.classes, int):
+        if p.classes < 2:
+            raise Refusal("E207", at="classes", label="one class tells nothing", help="use one_hot(2) or more", argument="classes",
+                          value=str(p.classes), bound="at least 2")  # fmt: skip
+        index, classes = _scalar(x), tuple(range(p.classes))
+        if index.dtype != "int64":
+            index = apply("cast", index, dtype="int64") if index.dtype != "string" else index
+        if index.dtype == "string":
+            raise Refusal("E404", label="one_hot(n) takes the integers 0..n-1, this is text", help="write one_hot without a number", step="one_hot")
+    elif x.classes is not None and x.value.dtype == "int64" and p.classes is None:
+        index, classes = _scalar(x), x.classes
+    else:
+        index, classes = _index(build, x, p.classes)
+    return Column(apply("one_hot", index, depth=len(classes), dtype=build.dtype), classes)
+
+
+@operation(Kind.STEP)
+def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
+    """All axes of a sample in one, the last fastest."""
+    size = 1
+    for d in x.dims:
+        assert isinstance(d, int)
+        size *= d
+    return Column(apply("reshape", x.value, shape=(x.value.shape[0], size)), x.classes)
+
+
+@operation(Kind.STEP, ReshapeParams)
+def reshape(build: StepBuild, x: Column, p: ReshapeParams) -> Column:
+    """The same elements in the same order under other axes."""
+    return Column(reshape_layer(build, x.value, p), x.classes)  # type: ignore[arg-type]
+
+
+class SharesParams(Params):
+    train: float = Field(gt=0, le=1, description="share of the rows to learn from")
+    validation: float = Field(0.0, ge=0, lt=1, description="share to watch and choose by")
+    test: float = Field(0.0, ge=0, lt=1, description="share for the last figure")
+
+
+class RandomParams(SharesParams):
+    stratify: Annotated[Reference | None, Refers("data")] = Field(None, description="a data name whose classes keep their shares")
+    seed: int = Field(0, ge=0, description="of the shuffle")
+
+
+def check_shares(p: SharesParams) -> None:
+    """Shares sum to 1."""
+    if abs(p.train + p.validation + p.test - 1) > 1e-9:
+        found = p.train + p.validation + p.test
+        raise Refusal("E408", label=f"train + validation + test = {found:.0%}" if abs(found * 100 - round(found * 100)) < 1e-9 else f"they sum to {found:g}",
+                      help=f"give what remains to one of them: train={max(0.0, 1 - p.validation - p.test):.4g}")  # fmt: skip
+
+
+@operation(Kind.SPLIT, RandomParams)
+def random(p: RandomParams) -> None:
+    """Rows drawn without replacement, fixed by the seed; with stratify each class keeps its share in every part."""
+    check_shares(p)
+
+
+@operation(Kind.SPLIT, SharesParams)
+def ordered(p: SharesParams) -> None:
+    """The first rows train, the next validate, the last test."""
+    check_shares(p)

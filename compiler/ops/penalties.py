@@ -1,0 +1,36 @@
+"""Penalties on weights (roles weight, W and R, never biases and norms), added to the objective with their gradients."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..ir import Value, apply
+from ..operation import Kind, Params, operation
+from ..primitives import dot, total
+
+
+class PenaltyParams(Params):
+    strength: float = Field(ge=0, description="lambda")
+    scale: float | Literal["1/samples"] = Field(1.0, description="a factor, or 1/samples: one over the number of training samples")
+
+
+def strength(p: PenaltyParams, samples: int | None) -> float:
+    """lambda times its scale."""
+    if p.scale == "1/samples":
+        assert samples is not None
+        return p.strength / samples
+    return p.strength * float(p.scale)
+
+
+@operation(Kind.PENALTY, PenaltyParams)
+def l1(w: Value, p: PenaltyParams, samples: int | None) -> Value:
+    """lambda * sum |w|; with scale=1/samples lambda/n * sum |w|."""
+    return total(apply("absolute", w)) * strength(p, samples)
+
+
+@operation(Kind.PENALTY, PenaltyParams)
+def l2(w: Value, p: PenaltyParams, samples: int | None) -> Value:
+    """lambda/2 * sum w^2; with scale=1/samples lambda/(2n) * sum w^2."""
+    return dot(w, w) * (strength(p, samples) / 2)

@@ -1,0 +1,296 @@
+"""Graph -> plan for one batch size: an order of steps, and a place in memory for every value.
+
+Leaves live in storage of their own. Views (reshape, slice, part ...) are no step at all. Values that depend on constants and
+the batch size alone are computed once, when the plan is bound. Everything else lies in one arena, at offsets that are reused as
+soon as the last reader is past; elementwise steps write over an operand that dies with them, gradients are written
+straight into the flat array that `pack` makes of them, and new values of variables straight over the old where every reader
+of the old is past. So a step allocates nothing, and the peak is known before anything runs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+from .ir import Graph, TensorType, Value, concrete
+
+ALIGNMENT = 64
+_NOT_IN_PLACE = frozenset(("where", "softplus", "cast", "is_nan"))  # kernels that read an operand after they began to write
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a computed value lies: at an offset of the arena, inside a packed array, or over a variable."""
+
+    kind: str  # "arena", "inside" or "variable"
+    offset: int = 0  # bytes in the arena; elements in the packed array
+    owner: Value | None = None  # of "inside"
+    name: str = ""  # of "variable"
+
+
+@dataclass
+class Plan:
+    """What the executor binds. `forward` is the number of steps before the first that only updates need."""
+
+    graph: Graph
+    n: int
+    steps: list[Value]
+    static: list[Value]
+    places: dict[Value, Place]
+    scratch: dict[Value, tuple[int, ...]]
+    copies: list[tuple[str, Value]]
+    forward: int
+    arena_bytes: int
+    aliases: frozenset[Value]
+    in_place: dict[Value, Value] = field(default_factory=dict)
+
+
+def is_static(value: Value, static: set[Value]) -> bool:
+    if value.op == "axis_size":
+        return True
+    return bool(value.operands) and all(o.op == "constant" or o in static for o in value.operands)
+
+
+def aliasing(order: Sequence[Value]) -> set[Value]:
+    """The views that need no copy: all but a reshape of elements that do not lie in order."""
+    contiguous: dict[Value, bool] = {}
+    aliases: set[Value] = set()
+    for value in order:
+        in_order = True
+        if value.primitive.view:
+            source = value.operands[0]
+            if value.op == "reshape":
+                if contiguous[source]:
+                    aliases.add(value)
+            else:
+                aliases.add(value)
+                same = value.shape == source.shape
+                in_order = contiguous[source] and (value.op in ("part", "surrogate") or same)
+        contiguous[value] = in_order
+    return aliases
+
+
+class Planner:
+    def __init__(self, graph: Graph, n: int):
+        self.graph, self.n = graph, n
+        self.order = graph.order()
+        self.static: set[Value] = set()
+        for value in self.order:
+            if is_static(value, self.static):
+                self.static.add(value)
+        self.aliases = aliasing(self.order)
+        self.root = self._roots()
+        self.steps = [v for v in self.order if not v.primitive.leaf and v not in self.static and v not in self.aliases]
+        self.position = {v: i for i, v in enumerate(self.steps)}
+        self.last_use = self._last_uses()
+        self.readers = self._readers()
+        self.places: dict[Value, Place] = {}
+        self.in_place: dict[Value, Value] = {}
+
+    def _roots(self) -> dict[Value, Value]:
+        root: dict[Value, Value] = {}
+        for value in self.order:
+            root[value] = root[value.operands[0]] if value in self.aliases else value
+        return root
+
+    def _last_uses(self) -> dict[Value, int]:
+        """The position of the last step that reads a root's memory; outputs are read after the last step."""
+        last: dict[Value, int] = {}
+        for value in self.steps:
+            for operand in value.operands:
+                last[self.root[operand]] = self.position[value]
+        for value in self.graph.roots:
+            last[self.root[value]] = len(self.steps)
+        return last
+
+    def _readers(self) -> dict[str, list[int]]:
+        """For each variable, the positions of the steps that read it, also through views."""
+        found: dict[str, list[int]] = {}
+        for value in self.steps:
+            for operand in value.operands:
+                source = self.root[operand]
+                if source.op == "variable":
+                    found.setdefault(source.name, []).append(self.position[value])
+        for value in self.graph.roots:
+            source = self.root[value]
+            if source.op == "variable":
+                found.setdefault(source.name, []).append(len(self.steps))
+        return found
+
+    def plan(self) -> Plan:
+        copies = self._update_in_variables()
+        self._pack_in_place()
+        arena, scratch = self._allocate()
+        needed = [self.position[self.root[v]] for v in self.graph.outputs.values() if self.root[v] in self.position]
+        forward = max(needed, default=-1) + 1
+        static = [v for v in self.order if v in self.static]
+        return Plan(self.graph, self.n, self.steps, static, self.places, scratch, copies, forward, arena,
+                    frozenset(self.aliases), self.in_place)  # fmt: skip
+
+    def _update_in_variables(self) -> list[tuple[str, Value]]:
+        """Write a new value over its variable where that is safe; else it is copied when all is done."""
+        copies: list[tuple[str, Value]] = []
+        taken: set[Value] = set()
+        needed = [self.position[self.root[v]] for v in self.graph.outputs.values() if self.root[v] in self.position]
+        forward = max(needed, default=-1)
+        for name, new in self.graph.updates.items():
+            at = self.position.get(new)
+            readers = self.readers.get(name, [])
+            safe = (
+                at is not None
+                and at > forward
+                and new.primitive.elementwise
+                and new.op not in _NOT_IN_PLACE
+                and new not in taken
+                and all(reader <= at for reader in readers)
+                # What this step itself reads of the variable must lie at the same place as what it writes.
+                and all(o.type == new.type for o in new.operands if self.root[o].op == "variable" and self.root[o].name == name)
+            )
+            if safe:
+                self.places[new] = Place("variable", name=name)
+                taken.add(new)
+            else:
+                copies.append((name, new))
+        return copies
+
+    def _pack_in_place(self) -> None:
+        """Let steps write into the packed array that wants them."""
+        for value in self.steps:
+            if value.op != "pack" or value in self.places:
+                continue
+            start = 0
+            for operand in value.operands:
+                if operand in self.position and operand not in self.places and operand.op != "pack":
+                    self.places[operand] = Place("inside", start, value)
+                    self.last_use[value] = max(self.last_use[value], self.last_use[operand])
+                start += prod(concrete(operand.shape, self.n))
+
+    def _allocate(self) -> tuple[int, dict[Value, tuple[int, ...]]]:
+        arena = _Arena()
+        scratch: dict[Value, tuple[int, ...]] = {}
+        dying: list[list[Value]] = [[] for _ in range(len(self.steps) + 1)]
+        for value, last in self.last_use.items():
+            dying[last].append(value)
+        held: dict[Value, tuple[int, int]] = {}  # offset and length of the arena block that a root occupies
+        wanted: dict[Value, Value] = {}  # packed array -> itself, once a part of it has been placed
+        for at, value in enumerate(self.steps):
+            place = self.places.get(value)
+            if place is not None and place.kind == "inside":
+                owner = place.owner
+                assert owner is not None
+                if owner not in wanted:
+                    wanted[owner] = owner
+                    self._hold(owner, arena, held)
+            elif place is None and value not in wanted:
+                donor = self._donor(value, at, held)
+                if donor is not None:
+                    held[value] = held.pop(donor)
+                    self.in_place[value] = donor
+                    self.places[value] = Place("arena", held[value][0])
+                else:
+                    self._hold(value, arena, held)
+            kinds: tuple[TensorType, ...] = value.primitive.scratch(value) if value.primitive.scratch else ()
+            blocks = [(arena.take(kind.nbytes(self.n)), kind.nbytes(self.n)) for kind in kinds]
+            if blocks:
+                scratch[value] = tuple(offset for offset, _ in blocks)
+            for offset, length in blocks:
+                arena.give(offset, length)
+            for root in dying[at]:
+                if root in held:
+                    arena.give(*held.pop(root))
+            if self.last_use.get(value, -1) < 0 and value in held:  # nothing reads it
+                arena.give(*held.pop(value))
+        return arena.high, scratch
+
+    def _hold(self, value: Value, arena: _Arena, held: dict[Value, tuple[int, int]]) -> None:
+        length = value.type.nbytes(self.n)
+        offset = arena.take(length)
+        held[value] = (offset, length)
+        self.places[value] = Place("arena", offset)
+
+    def _donor(self, value: Value, at: int, held: dict[Value, tuple[int, int]]) -> Value | None:
+        """An operand whose memory an elementwise step may write over."""
+        if not value.primitive.elementwise or value.op in _NOT_IN_PLACE:
+            return None
+        for operand in value.operands:
+            source = self.root[operand]
+            whole = operand is source or (operand.op == "reshape" and source.type.nbytes(self.n) == operand.type.nbytes(self.n))
+            if whole and operand.type == value.type and self.last_use.get(source) == at and source in held and source.op != "pack":
+                others = [o for o in value.operands if self.root[o] is source and o.type != value.type]
+                if not others:
+                    return source
+        return None
+
+
+class _Arena:
+    """Offsets in one growing block: best fit among freed ones, neighbours merged."""
+
+    def __init__(self) -> None:
+        self.high = 0
+        self.free: list[tuple[int, int]] = []  # (offset, length), by offset
+
+    def take(self, length: int) -> int:
+        length = _aligned(length)
+        fitting = [(size, offset) for offset, size in self.free if size >= length]
+        if fitting:
+            size, offset = min(fitting)
+            self.free.remove((offset, size))
+            if size > length:
+                insort(self.free, (offset + length, size - length))
+            return offset
+        offset = self.high
+        if self.free and sum(self.free[-1]) == self.high:  # the last free block grows
+            offset = self.free.pop()[0]
+        self.high = offset + length
+        return offset
+
+    def give(self, offset: int, length: int) -> None:
+        length = _aligned(length)
+        place = bisect_left(self.free, (offset, 0))
+        if place < len(self.free) and offset + length == self.free[place][0]:
+            length += self.free.pop(place)[1]
+        if place and sum(self.free[place - 1]) == offset:
+            offset, length = self.free[place - 1][0], self.free[place - 1][1] + length
+            self.free.pop(place - 1)
+        insort(self.free, (offset, length))
+
+
+def _aligned(length: int) -> int:
+    return max(ALIGNMENT, -(-length // ALIGNMENT) * ALIGNMENT)
+
+
+def plan(graph: Graph, n: int) -> Plan:
+    """The plan of a graph for batches of n samples."""
+    return Planner(graph, n).plan()
+
+
+def show(made: Plan) -> str:
+    """The program that runs, one step a line: what is computed, from what, and where it is put."""
+    numbers: dict[Value, str] = {}
+    for value in made.graph.order():
+        match value.op:
+            case "constant":
+                numbers[value] = f"{value.attributes['value']:g}" if isinstance(value.attributes["value"], float) else str(value.attributes["value"])
+            case "input" | "variable" | "scalar":
+                numbers[value] = value.name
+            case _:
+                numbers[value] = f"%{len(numbers)}"
+    lines = [f"# batch {made.n}, arena {made.arena_bytes:,} bytes, {len(made.steps)} steps"]
+    lines += [f"once    {numbers[v]} = {v.op}({', '.join(numbers[o] for o in v.operands)})" for v in made.static]
+    steps = set(made.steps)
+    for value in made.graph.order():
+        shape = "x".join(map(str, concrete(value.shape, made.n))) or "scalar"
+        arguments = ", ".join(numbers[o] for o in value.operands)
+        if value in made.aliases:
+            lines.append(f"view    {numbers[value]} = {value.op}({arguments}) {shape}")
+        elif value in steps:
+            place = made.places[value]
+            where = {"arena": f"@{place.offset}", "inside": "in pack", "variable": f"over {place.name}"}[place.kind]
+            over = " in place" if value in made.in_place else ""
+            phase = "forward" if made.steps.index(value) < made.forward else "update "
+            lines.append(f"{phase} {numbers[value]} = {value.op}({arguments}) {shape} {where}{over}" + (f"  # {value.origin}" if value.origin else ""))
+    lines += [f"copy    {name} = {numbers[value]}" for name, value in made.copies]
+    lines += [f"output  {name} = {numbers[value]}" for name, value in made.graph.outputs.items()]
+    return "\n".join(lines)

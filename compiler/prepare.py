@@ -1,0 +1,153 @@
+"""Data names as graphs: raw columns in, what the network or the loss takes out.
+
+The same graph prepares the training rows in the NumPy runtime and stands in front of the network in the exported file, so the
+two cannot differ. Figures that a step learns are variables `data/<name>/<step>/<role>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .diagnostics import Findings, Refusal
+from .experiment import Data, DataName, InputTensor, Network
+from .ir import N, Shape, TensorType, Value, apply, constant, dims, origin
+from .operation import Column
+from .source import Span
+
+
+class NotKnownYet(Exception):
+    """Classes that only the whole source tells: `nnc build` finds them."""
+
+
+@dataclass
+class FieldBuild:
+    """What a data step asks for (operation.StepBuild)."""
+
+    dtype: str
+    path: str
+    found: Callable[[], tuple[Any, ...]]
+
+    def learned(self, role: str, shape: Shape) -> Value:
+        return apply("variable", name=f"data/{self.path}/{role}", type=TensorType(self.dtype, shape))
+
+    def classes(self) -> tuple[Any, ...]:
+        return self.found()
+
+
+@dataclass
+class Prepared:
+    """A data name: its raw input, the column that comes out, and the way back from it to the column's units."""
+
+    raw: Value
+    column: Column
+    inverse: Callable[[Value], Value] | None = None
+    stages: list[Column] = field(default_factory=list)  # the column before each step, then the last
+
+
+def raw_type(data: Data, name: DataName, dtype: str) -> TensorType:
+    """The type of the raw column or columns that feed a data name."""
+    column = data.schema.columns[name.columns[0]]
+    kind = dtype if column.dtype == "float" else column.dtype
+    if not name.single:
+        return TensorType(dtype, (N, len(name.columns)))
+    return TensorType(kind, (N, *column.shape))
+
+
+def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[Any, ...]] | None) -> Prepared:
+    """The graph of a data name. `learned` holds the classes found by steps, by path; without it the schema's are taken.
+
+    A step that does not fit raises a Refusal placed at its arguments.
+    """
+    raw = apply("input", name=name.name, type=raw_type(data, name, dtype))
+    column = Column(raw, data.schema.columns[name.columns[0]].classes if name.single else None)
+    prepared = Prepared(raw, column)
+    back: list[Callable[[Value], Value]] = []
+    invertible = True
+    for step in name.steps:
+        bound = step.bound
+        before = column
+
+        def found(path: str = step.path, before: Column = before) -> tuple[Any, ...]:
+            if learned is not None:
+                return learned[path]
+            if before.value is raw and name.columns[0] in data.schema.values:
+                return data.schema.values[name.columns[0]]
+            raise NotKnownYet
+
+        build = FieldBuild(dtype, step.path, found)
+        prepared.stages.append(column)
+        try:
+            with origin(f"data/{step.path}"):
+                column = bound.operation.function(build, column, bound.params)
+        except Refusal as refusal:
+            refusal.at = bound.spans.get(refusal.at, bound.span) if isinstance(refusal.at, str) else refusal.at or bound.span
+            raise
+        inverse = bound.operation.extra.get("inverse")
+        if inverse is not None:
+            back.insert(0, lambda y, inverse=inverse, build=build, p=bound.params: inverse(build, y, p))
+        elif bound.name not in ("flatten", "reshape", "impute"):
+            invertible = False
+    prepared.column = column
+    prepared.stages.append(column)
+    if invertible and back:
+
+        def inverse_of(y: Value) -> Value:
+            with origin(f"data/{name.name}/inverse"):
+                for step_back in back:
+                    y = step_back(y)
+            return y
+
+        prepared.inverse = inverse_of
+    return prepared
+
+
+def decode(index: Value, column: Column) -> Value:
+    """The class that an index stands for, in the type of the classes."""
+    classes = column.classes
+    assert classes is not None
+    text = bool(classes) and isinstance(classes[0], str)
+    if not text and classes == tuple(range(len(classes))):
+        return index
+    values = tuple(classes) if text else tuple(float(c) for c in classes)
+    default: Any = "" if text else 0.0
+    return apply("lookup", index, keys=tuple(range(len(classes))), values=values, default=default, dtype="string" if text else "float32")
+
+
+def decision(prediction: Value, column: Column) -> Value:
+    """argmax for classes on the last axis, else a threshold of 0.5 for a single output; decoded to the original category."""
+    if prediction.type.rank > 1 and prediction.shape[-1] != 1:
+        index = apply("argmax", prediction, axis=prediction.type.rank - 1)
+    else:
+        above = apply("greater", prediction, constant(0.5, prediction.dtype))
+        index = apply("cast", above, dtype="int64")
+        if index.type.rank > 1:
+            index = apply("reshape", index, shape=index.shape[:-1])
+    return decode(index, column) if column.classes is not None else index
+
+
+def check_feeds(network: Network, prepared: Mapping[str, Prepared], data: Data, findings: Findings, dtype: str) -> None:
+    """Every input gets the dtype and the shape that it declares."""
+    for declared in network.inputs:
+        if declared.name not in prepared:
+            continue
+        got = prepared[declared.name].column.value.type
+        wanted = TensorType(dtype if declared.dtype == "float32" else declared.dtype, (N, *declared.shape))
+        if got != wanted:
+            _mismatch(declared, got, wanted, data.names[declared.name].span, findings)
+
+
+def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:
+    from .diagnostics import Note
+
+    have = f"{got.dtype}{dims(got.shape[1:])}"
+    help = f"declare the input as {have}"
+    if got.dtype == "string":
+        help = "turn the text into classes with `-> category`, or into `-> one_hot`"
+    elif got.dtype != wanted.dtype:
+        help = f"add a step such as `-> scale(1/255)`, or declare the input as {have}" if wanted.is_float else f"declare the input as {have}"
+    elif got.rank != wanted.rank and got.size(1) == wanted.size(1):
+        help = "add `-> flatten` or `-> reshape([...])`, or declare the input as " + have
+    note = Note(declared.span, f"the input wants {declared.dtype}{dims(wanted.shape[1:])}")
+    findings.add("E407", span, f"this gives {have}", name=f"`{declared.name}`", help=help, notes=(note,))

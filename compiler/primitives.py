@@ -1,0 +1,405 @@
+"""The closed table: every tensor operation there is, with its type rule and its gradient written in the same table.
+
+Operations (ops/) are expressions over these. NumPy kernels stand in runtime/kernels.py and ONNX lowerings in
+onnx_lowering.py, keyed by the names here; a test holds the three together.
+
+Elementwise primitives broadcast as NumPy and ONNX do; autodiff sums a cotangent back to its operand's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .ir import PRIMITIVES, Batch, Dim, Primitive, Shape, TensorType, Value, apply, constant, dims, elements
+
+Gradient = Callable[..., tuple[Value | None, ...]]
+
+
+def _define(name: str, infer: Callable[..., TensorType], gradient: Gradient | None = None, **facts: Any) -> None:
+    assert name not in PRIMITIVES, name
+    PRIMITIVES[name] = Primitive(name, infer, gradient, **facts)
+
+
+# Type rules
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The common shape, aligned at the last axis; an axis of length 1 stretches."""
+    result: list[Dim] = []
+    for place in range(1, max(map(len, shapes)) + 1):
+        found: Dim = 1
+        for shape in shapes:
+            if place <= len(shape) and shape[-place] != 1:
+                assert found in (1, shape[-place]), f"shapes {' and '.join(map(dims, shapes))} do not broadcast"
+                found = shape[-place]
+        result.append(found)
+    return tuple(reversed(result))
+
+
+def _same(x: TensorType, **_: Any) -> TensorType:
+    return x
+
+
+def _broadcast(*operands: TensorType, **_: Any) -> TensorType:
+    dtypes = {o.dtype for o in operands}
+    assert len(dtypes) == 1, f"mixed dtypes {dtypes}"
+    return TensorType(operands[0].dtype, broadcast(*(o.shape for o in operands)))
+
+
+def _compare(a: TensorType, b: TensorType) -> TensorType:
+    return _broadcast(a, b).with_dtype("bool")
+
+
+def _where(condition: TensorType, a: TensorType, b: TensorType) -> TensorType:
+    assert condition.dtype == "bool"
+    return TensorType(_broadcast(a, b).dtype, broadcast(condition.shape, a.shape, b.shape))
+
+
+def _reduce(x: TensorType, axes: tuple[int, ...], keepdims: bool) -> TensorType:
+    assert all(0 <= a < x.rank for a in axes), (x, axes)
+    if keepdims:
+        return x.with_shape(1 if i in axes else d for i, d in enumerate(x.shape))
+    return x.with_shape(d for i, d in enumerate(x.shape) if i not in axes)
+
+
+def _matmul(a: TensorType, b: TensorType, transpose_a: bool, transpose_b: bool) -> TensorType:
+    assert a.dtype == b.dtype
+    assert a.rank == b.rank >= 2
+    assert a.shape[:-2] == b.shape[:-2]
+    rows, inner = (a.shape[-1], a.shape[-2]) if transpose_a else (a.shape[-2], a.shape[-1])
+    inner_b, columns = (b.shape[-1], b.shape[-2]) if transpose_b else (b.shape[-2], b.shape[-1])
+    assert inner == inner_b, f"{a} times {b}"
+    return a.with_shape((*a.shape[:-2], rows, columns))
+
+
+def window_output(size: int, window: int, stride: int, padding: tuple[int, int], dilation: int = 1) -> int:
+    """(in + 2P - F) / S + 1, rounded down, for one axis."""
+    return (size + sum(padding) - (window - 1) * dilation - 1) // stride + 1
+
+
+def _conv2d(x: TensorType, w: TensorType, stride: Any, padding: Any, dilation: Any, groups: int) -> TensorType:
+    n, channels, *size = x.shape
+    assert channels == w.shape[1] * groups, f"{x} with {w} in {groups} groups"  # type: ignore[operator]
+    out = [
+        window_output(size[i], w.shape[2 + i], stride[i], padding[i], dilation[i])  # type: ignore[arg-type]
+        for i in range(2)
+    ]
+    return x.with_shape((n, w.shape[0], *out))
+
+
+def _pool(x: TensorType, window: Any, stride: Any, padding: Any) -> TensorType:
+    n, channels, *size = x.shape
+    out = [window_output(size[i], window[i], stride[i], padding[i]) for i in range(2)]  # type: ignore[arg-type]
+    return x.with_shape((n, channels, *out))
+
+
+def _reshape(x: TensorType, shape: Shape) -> TensorType:
+    assert elements(x.shape) == elements(shape), f"{x} to {dims(shape)}"
+    return x.with_shape(shape)
+
+
+def _concat(*operands: TensorType, axis: int) -> TensorType:
+    first = operands[0]
+    total = 0
+    for o in operands:
+        length = o.shape[axis]
+        assert not isinstance(length, Batch)
+        assert o.shape[:axis] == first.shape[:axis]
+        assert o.shape[axis + 1 :] == first.shape[axis + 1 :]
+        total += length
+    return first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :]))
+
+
+def _slice(x: TensorType, axis: int, start: int, stop: int) -> TensorType:
+    length = x.shape[axis]
+    assert not isinstance(length, Batch)
+    assert 0 <= start < stop <= length
+    return x.with_shape((*x.shape[:axis], stop - start, *x.shape[axis + 1 :]))
+
+
+def _pad(x: TensorType, axis: int, before: int, after: int) -> TensorType:
+    length = x.shape[axis]
+    assert not isinstance(length, Batch)
+    return x.with_shape((*x.shape[:axis], length + before + after, *x.shape[axis + 1 :]))
+
+
+def _pick(x: TensorType, index: TensorType) -> TensorType:
+    assert index.dtype == "int64"
+    assert index.shape == x.shape[:-1]
+    return x.with_shape(index.shape)
+
+
+def _pack(*operands: TensorType) -> TensorType:
+    sizes = [elements(o.shape) for o in operands]
+    assert all(power == 0 for _, power in sizes)
+    return TensorType(operands[0].dtype, (sum(size for size, _ in sizes),))
+
+
+# Gradients
+
+
+def total(x: Value, *axes: int, keepdims: bool = False) -> Value:
+    """The sum over some axes, or over all of them."""
+    chosen = axes or tuple(range(x.type.rank))
+    return apply("reduce_sum", x, axes=tuple(sorted(a % x.type.rank for a in chosen)), keepdims=keepdims) if chosen else x
+
+
+def dot(a: Value, b: Value) -> Value:
+    """The sum of the products of all elements of two values of one shape."""
+    assert a.shape == b.shape
+    return apply("dot", a, b)
+
+
+def mask(g: Value, condition: Value) -> Value:
+    """g where the condition holds, else 0."""
+    return apply("where", condition, g, constant(0.0, g.dtype))
+
+
+def expand(x: Value, like: Value, axes: tuple[int, ...]) -> Value:
+    """Undo a reduction of `like` over `axes`: the axes come back and the value is repeated along them."""
+    kept = tuple(1 if i in axes else d for i, d in enumerate(like.shape))
+    x = x if x.shape == kept else apply("reshape", x, shape=kept)
+    return apply("broadcast_to", x, shape=like.shape)
+
+
+def _power_gradient(g: Value, y: Value, x: Value, e: Value) -> tuple[Value | None, ...]:
+    return g * e * apply("power", x, e - 1.0), None
+
+
+def _reduce_max_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    axes = y.attributes["axes"]
+    at_top = apply("cast", apply("equal", x, expand(y, x, axes)), dtype=x.dtype)
+    share = at_top / expand(total(at_top, *axes), x, axes)
+    return (share * expand(g, x, axes),)
+
+
+def _matmul_gradient(g: Value, y: Value, a: Value, b: Value) -> tuple[Value | None, ...]:
+    def product(left: Value, right: Value, transpose_left: bool, transpose_right: bool) -> Value:
+        return apply("matmul", left, right, transpose_a=transpose_left, transpose_b=transpose_right)
+
+    ta, tb = y.attributes["transpose_a"], y.attributes["transpose_b"]
+    left = product(b, g, tb, True) if ta else product(g, b, False, not tb)
+    right = product(g, a, True, ta) if tb else product(a, g, not ta, False)
+    return left, right
+
+
+def _softmax_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    return (y * (g - total(g * y, y.attributes["axis"], keepdims=True)),)
+
+
+def _log_softmax_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    return (g - apply("exp", y) * total(g, y.attributes["axis"], keepdims=True),)
+
+
+def _conv2d_gradient(g: Value, y: Value, x: Value, w: Value) -> tuple[Value | None, ...]:
+    return (
+        apply("conv2d_input_gradient", g, w, size=x.shape[2:], **y.attributes),
+        apply("conv2d_weight_gradient", x, g, window=w.shape[2:], **y.attributes),
+    )
+
+
+def _convolution(y: Value) -> dict[str, Any]:
+    return {k: y.attributes[k] for k in ("stride", "padding", "dilation", "groups")}
+
+
+def _conv2d_input(g: TensorType, w: TensorType, size: Any, groups: int, **_: Any) -> TensorType:
+    return g.with_shape((g.shape[0], w.shape[1] * groups, *size))
+
+
+def _conv2d_weight(x: TensorType, g: TensorType, window: Any, groups: int, **_: Any) -> TensorType:
+    return x.with_shape((g.shape[1], x.shape[1] // groups, *window))  # type: ignore[operator]
+
+
+def _conv2d_input_gradient(gg: Value, y: Value, g: Value, w: Value) -> tuple[Value | None, ...]:
+    settings = _convolution(y)
+    return (
+        apply("conv2d", gg, w, **settings),
+        apply("conv2d_weight_gradient", gg, g, window=w.shape[2:], **settings),
+    )
+
+
+def _conv2d_weight_gradient(gg: Value, y: Value, x: Value, g: Value) -> tuple[Value | None, ...]:
+    settings = _convolution(y)
+    return (
+        apply("conv2d_input_gradient", g, gg, size=x.shape[2:], **settings),
+        apply("conv2d", x, gg, **settings),
+    )
+
+
+def _concat_gradient(g: Value, y: Value, *operands: Value) -> tuple[Value | None, ...]:
+    axis, start, parts = y.attributes["axis"], 0, []
+    for operand in operands:
+        stop = start + operand.shape[axis]  # type: ignore[operator]
+        parts.append(apply("slice", g, axis=axis, start=start, stop=stop))
+        start = stop
+    return tuple(parts)
+
+
+def _slice_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    a = y.attributes
+    return (apply("pad", g, axis=a["axis"], before=a["start"], after=x.shape[a["axis"]] - a["stop"]),)
+
+
+def _pad_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    axis, before = y.attributes["axis"], y.attributes["before"]
+    return (apply("slice", g, axis=axis, start=before, stop=before + x.shape[axis]),)
+
+
+def _transpose_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
+    order = y.attributes["order"]
+    return (apply("transpose", g, order=tuple(order.index(i) for i in range(len(order)))),)
+
+
+def _pick_gradient(g: Value, y: Value, x: Value, index: Value) -> tuple[Value | None, ...]:
+    hot = apply("one_hot", index, depth=x.shape[-1], dtype=x.dtype)
+    return hot * apply("reshape", g, shape=(*g.shape, 1)), None
+
+
+# Work space of the NumPy kernels
+
+
+def _columns(x: TensorType, window: Any, out: Any) -> TensorType:
+    """The patches of a convolution: one row an output place."""
+    n = x.shape[0]
+    assert isinstance(n, Batch)
+    height, width = out
+    return x.with_shape((Batch(n.factor * height * width), x.shape[1] * window[0] * window[1]))
+
+
+def _padded(x: TensorType, padding: Any) -> TensorType:
+    n, c, h, w = x.shape
+    return x.with_shape((n, c, h + sum(padding[0]), w + sum(padding[1])))  # type: ignore[operator]
+
+
+def _rows(y: TensorType) -> TensorType:
+    """A convolution's output with channels last, one row a place."""
+    n, c, h, w = y.shape
+    assert isinstance(n, Batch)
+    return y.with_shape((Batch(n.factor * h * w), c))  # type: ignore[operator]
+
+
+def _conv2d_scratch(y: Value) -> tuple[TensorType, ...]:
+    x, w = (o.type for o in y.operands)
+    return _padded(x, y.attributes["padding"]), _columns(x, w.shape[2:], y.shape[2:]), _rows(y.type)
+
+
+def _conv2d_input_scratch(y: Value) -> tuple[TensorType, ...]:
+    g, w = (o.type for o in y.operands)
+    return _padded(y.type, y.attributes["padding"]), _columns(y.type, w.shape[2:], g.shape[2:]), _rows(g)
+
+
+def _conv2d_weight_scratch(y: Value) -> tuple[TensorType, ...]:
+    x, g = (o.type for o in y.operands)
+    padded = _padded(x, y.attributes["padding"])
+    return padded, _columns(x, y.attributes["window"], g.shape[2:]), _rows(g), y.type.with_shape(_weight_rows(y))
+
+
+def _weight_rows(y: Value) -> Shape:
+    out, channels, *window = y.shape
+    return out, channels * window[0] * window[1]  # type: ignore[operator]
+
+
+def _pool_scratch(y: Value) -> tuple[TensorType, ...]:
+    return (_padded(y.operands[0].type, y.attributes["padding"]),)
+
+
+def _max_pool_gradient_scratch(y: Value) -> tuple[TensorType, ...]:
+    x, top, _ = (o.type for o in y.operands)
+    padded = _padded(x, y.attributes["padding"])
+    return padded, padded, top.with_dtype("bool"), top.with_dtype("bool")
+
+
+def _avg_pool_gradient_scratch(y: Value) -> tuple[TensorType, ...]:
+    g = y.operands[0].type
+    return _padded(y.type, y.attributes["padding"]), g
+
+
+# The table
+
+
+_define("input", lambda name, type: type, leaf=True)  # a tensor of the batch
+_define("variable", lambda name, type: type, leaf=True)  # a parameter, a running statistic, a slot of the optimiser
+_define("scalar", lambda name, dtype: TensorType(dtype, ()), leaf=True)  # a number the host computes for each step
+_define("constant", lambda value, dtype: TensorType(dtype, ()), leaf=True)
+_define("axis_size", lambda x, axis, dtype: TensorType(dtype, ()), lambda g, y, x: (None,))
+
+for _name, _gradient in {
+    "negative": lambda g, y, x: (-g,),
+    "exp": lambda g, y, x: (g * y,),
+    "log": lambda g, y, x: (g / x,),
+    "log1p": lambda g, y, x: (g / (x + 1.0),),
+    "expm1": lambda g, y, x: (g * (y + 1.0),),
+    "sqrt": lambda g, y, x: (g * 0.5 / y,),
+    "tanh": lambda g, y, x: (g * (1.0 - y * y),),
+    "sigmoid": lambda g, y, x: (g * (y * (1.0 - y)),),
+    "softplus": lambda g, y, x: (g * apply("sigmoid", x),),
+    "absolute": lambda g, y, x: (g * apply("sign", x),),
+    "sign": lambda g, y, x: (None,),
+}.items():
+    _define(_name, _same, _gradient, elementwise=True)
+
+for _name, _gradient in {
+    "add": lambda g, y, a, b: (g, g),
+    "subtract": lambda g, y, a, b: (g, -g),
+    "multiply": lambda g, y, a, b: (g * b, g * a),
+    "divide": lambda g, y, a, b: (g / b, -(g * y / b)),
+    "power": _power_gradient,
+    # At a tie the cotangent goes to the second operand: relu = maximum(x, 0) has slope 0 at 0.
+    "maximum": lambda g, y, a, b: (mask(g, apply("greater", a, b)), mask(g, apply("less_equal", a, b))),
+    "minimum": lambda g, y, a, b: (mask(g, apply("less", a, b)), mask(g, apply("greater_equal", a, b))),
+}.items():
+    _define(_name, _broadcast, _gradient, elementwise=True)
+
+for _name in ("greater", "greater_equal", "less", "less_equal", "equal"):
+    _define(_name, _compare, lambda g, y, a, b: (None, None), elementwise=True)
+
+_define("is_nan", lambda x: x.with_dtype("bool"), lambda g, y, x: (None,), elementwise=True)
+_define("where", _where, lambda g, y, c, a, b: (None, mask(g, c), apply("where", c, constant(0.0, g.dtype), g)),
+        elementwise=True)  # fmt: skip
+_define("cast", lambda x, dtype: x.with_dtype(dtype), lambda g, y, x: (apply("cast", g, dtype=x.dtype) if x.type.is_float else None,),
+        elementwise=True)  # fmt: skip
+# The value of the first operand, the gradient of the second: training through a step.
+_define("surrogate", _broadcast, lambda g, y, a, b: (None, g), view=True)
+
+_define("reduce_sum", _reduce, lambda g, y, x: (expand(g, x, y.attributes["axes"]),))
+_define("dot", lambda a, b: TensorType(a.dtype, ()), lambda g, y, a, b: (g * b, g * a))  # sum of products of all elements
+_define("reduce_max", _reduce, _reduce_max_gradient)
+_define("argmax", lambda x, axis: TensorType("int64", x.shape[:axis] + x.shape[axis + 1 :]), lambda g, y, x: (None,))
+_define("matmul", _matmul, _matmul_gradient)
+_define("softmax", lambda x, axis: x, _softmax_gradient)
+_define("log_softmax", lambda x, axis: x, _log_softmax_gradient)
+
+_define("conv2d", _conv2d, _conv2d_gradient, scratch=_conv2d_scratch)
+_define("conv2d_input_gradient", _conv2d_input, _conv2d_input_gradient, scratch=_conv2d_input_scratch)
+_define("conv2d_weight_gradient", _conv2d_weight, _conv2d_weight_gradient, scratch=_conv2d_weight_scratch)
+_define("max_pool", _pool, lambda g, y, x: (apply("max_pool_gradient", x, y, g, **y.attributes),), scratch=_pool_scratch)
+_define("max_pool_gradient", lambda x, y, g, **_: x,
+        lambda gg, y, x, top, g: (None, None, apply("max_pool_gather", x, top, gg, **y.attributes)),
+        scratch=_max_pool_gradient_scratch)  # fmt: skip
+_define("max_pool_gather", lambda x, top, g, **_: top,
+        lambda gg, y, x, top, g: (None, None, apply("max_pool_gradient", x, top, gg, **y.attributes)),
+        scratch=_max_pool_gradient_scratch)  # fmt: skip
+_define("avg_pool", _pool, lambda g, y, x: (apply("avg_pool_gradient", g, size=x.shape[2:], **y.attributes),),
+        scratch=_pool_scratch)  # fmt: skip
+_define("avg_pool_gradient", lambda g, size, **_: g.with_shape((*g.shape[:2], *size)),
+        lambda gg, y, g: (apply("avg_pool", gg, **{k: v for k, v in y.attributes.items() if k != "size"}),),
+        scratch=_avg_pool_gradient_scratch)  # fmt: skip
+
+_define("reshape", _reshape, lambda g, y, x: (apply("reshape", g, shape=x.shape),), view=True)
+_define("transpose", lambda x, order: x.with_shape(x.shape[i] for i in order), _transpose_gradient, view=True)
+_define("broadcast_to", lambda x, shape: x.with_shape(broadcast(x.shape, shape)), lambda g, y, x: (g,), view=True)
+_define("slice", _slice, _slice_gradient, view=True)
+_define("pad", _pad, _pad_gradient)
+_define("concat", _concat, _concat_gradient)
+# Many parameters in one flat array, and one of them in place: an update is then a few long elementwise steps.
+_define("pack", _pack)
+_define("part", lambda flat, start, shape: flat.with_shape(shape), view=True)
+
+_define("one_hot", lambda index, depth, dtype: TensorType(dtype, (*index.shape, depth)), lambda g, y, i: (None,))
+_define("pick", _pick, _pick_gradient)
+# The position of each element among `keys`, or `default`; keys are strings, integers or floats.
+_define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))
+
+# 1 with the given probability, else 0, drawn from (seed, stream, step); the operand only gives the shape.
+_define("bernoulli", lambda x, probability, stream: x, lambda g, y, x: (None,))

@@ -1,0 +1,256 @@
+"""What a data source promises: columns with dtype, shape and classes, read from headers first and without numpy.
+
+Paths are relative to the data root and may not leave it. Nothing is unpickled or evaluated, and a declared size is compared
+with the bytes that are there before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .diagnostics import Refusal
+
+WHOLE_BYTES = 8_000_000  # `nnc check` reads whole columns of files up to this size
+MAX_CATEGORIES = 100_000
+
+
+@dataclass(frozen=True)
+class ColumnSchema:
+    """One column: its dtype and the shape of a sample; classes where they are known, in the order of their indices."""
+
+    dtype: str
+    shape: tuple[int, ...] = ()
+    classes: tuple[Any, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a source; `rows` is None where only the whole file would tell."""
+
+    columns: dict[str, ColumnSchema]
+    rows: int | None = None
+    values: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # distinct values, where whole columns were read
+
+
+@dataclass(frozen=True)
+class Files:
+    """The data root of a program."""
+
+    root: Path
+
+    def path(self, name: str) -> Path:
+        """The file of that name under the root; E409 if it lies elsewhere, E401 if it is not there."""
+        root = self.root.resolve()
+        path = (root / name).resolve()
+        if "\0" in name or (path != root and root not in path.parents):
+            raise Refusal("E409", label=f"the data root is {self.root}", path=name,
+                          help="move the file below the root, or give another root with --data-root")  # fmt: skip
+        if not path.is_file():
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            from .diagnostics import suggestion
+
+            close = suggestion(path.name, near)
+            help = f"did you mean `{Path(name).with_name(close)}`?" if close else "give the directory that holds it with --data-root"
+            raise Refusal("E401", label=f"looked in {path.parent}", path=name, help=help)
+        return path
+
+
+# Tables of text
+
+
+def read_cells(path: Path, separator: str, header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The column names of a delimited file, and its rows with their line numbers; RFC 4180 quoting, UTF-8."""
+    reader = csv.reader(_lines(path), delimiter=separator, strict=True)
+    try:
+        first = next(reader, None)
+    except csv.Error as error:
+        raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
+    if first is None:
+        raise Refusal("E410", label="the file is empty", path=path.name, help="give a file with a header and rows")
+    names = [n.strip() for n in first] if header else [f"c{i + 1}" for i in range(len(first))]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise Refusal("E410", label=f"the header has `{twice}` twice", path=path.name, help="give every column a name of its own")
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        if not header:
+            yield 1, first
+        try:
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(names):
+                    raise Refusal("E403", label=f"line {reader.line_num} has {len(row)} cells, the first line {len(names)}",
+                                  path=path.name, line=reader.line_num, help="repair the line, or check the separator")  # fmt: skip
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
+
+    return names, rows()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise Refusal("E410", label=f"byte {error.start} is not UTF-8", path=path.name, help="save it as UTF-8") from None
+    except (gzip.BadGzipFile, EOFError, OSError) as error:
+        raise Refusal("E410", label=str(error), path=path.name, help="fetch or write the file again") from None
+
+
+def number(cell: str) -> float | None:
+    """The cell as a float, or None; what only Python would read as a number (underscores) is text."""
+    if "_" in cell:
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def csv_schema(path: Path, separator: str, header: bool, missing: Iterable[str]) -> Schema:
+    """Names and types of a delimited file, from whole columns up to WHOLE_BYTES, else from its first rows."""
+    names, rows = read_cells(path, separator, header)
+    whole = path.stat().st_size <= WHOLE_BYTES
+    gone = {"", *missing}
+    distinct: list[dict[str, None]] = [{} for _ in names]
+    count = 0
+    for _, row in rows:
+        for seen, cell in zip(distinct, row, strict=True):
+            if len(seen) < MAX_CATEGORIES:
+                seen[cell] = None
+        count += 1
+        if not whole and count == 1000:
+            break
+    columns, values = {}, {}
+    for name, seen in zip(names, distinct, strict=True):
+        cells = [c for c in seen if c.strip() not in gone]
+        numbers = [number(c) for c in cells]
+        if any(n is None for n in numbers):
+            columns[name] = ColumnSchema("string")
+            found: list[Any] = sorted(set(c.strip() for c in cells))
+        else:
+            columns[name] = ColumnSchema("float", (1,))
+            found = sorted({n for n in numbers if n is not None})
+        if whole and len(seen) < MAX_CATEGORIES:
+            values[name] = tuple(found)
+    return Schema(columns, count if whole else None, values)
+
+
+# Arrays
+
+_IDX_TYPES = {0x08: ("uint8", 1), 0x09: ("int8", 1), 0x0B: ("int16", 2), 0x0C: ("int32", 4), 0x0D: ("float32", 4), 0x0E: ("float64", 8)}
+
+
+def idx_header(path: Path) -> tuple[str, tuple[int, ...], int]:
+    """dtype, shape and length of the header of an idx file, gzipped or not."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES or not 1 <= start[3] <= 4:
+                raise Refusal("E410", label="no idx header at its start", path=path.name, help="give an idx file, such as MNIST's")
+            raw = file.read(4 * start[3])
+    except (gzip.BadGzipFile, EOFError, OSError) as error:
+        raise Refusal("E410", label=str(error), path=path.name, help="fetch the file again") from None
+    if len(raw) < 4 * start[3]:
+        raise Refusal("E410", label="its header is cut short", path=path.name, help="fetch the file again")
+    return _IDX_TYPES[start[2]][0], struct.unpack(f">{start[3]}I", raw), 4 + 4 * start[3]
+
+
+def idx_bytes(path: Path) -> bytes:
+    """The elements of an idx file, exactly as many as its header declares; no more than that is read."""
+    dtype, shape, offset = idx_header(path)
+    size = next(width for name, width in _IDX_TYPES.values() if name == dtype)
+    for d in shape:
+        size *= d
+    opened = gzip.open if path.suffix == ".gz" else open
+    if path.suffix != ".gz" and path.stat().st_size - offset < size:
+        raise Refusal("E410", label=f"its header declares {size:,} bytes", path=path.name, help="fetch the file again")
+    try:
+        with opened(path, "rb") as file:
+            file.read(offset)
+            data = file.read(size)
+    except (gzip.BadGzipFile, EOFError, OSError) as error:
+        raise Refusal("E410", label=str(error), path=path.name, help="fetch the file again") from None
+    except MemoryError:
+        raise Refusal("E410", label=f"its header declares {size:,} bytes", path=path.name, help="fetch the file again") from None
+    if len(data) < size:
+        raise Refusal("E410", label=f"{len(data):,} bytes of the {size:,} that its header declares", path=path.name,
+                      help="fetch the file again")  # fmt: skip
+    return data
+
+
+_NPY_DTYPES = {"f4": "float32", "f8": "float64", "i8": "int64", "u1": "uint8", "i4": "int64", "i2": "int64", "i1": "int64",
+               "u2": "int64", "u4": "int64", "f2": "float32", "b1": "bool"}  # fmt: skip
+_NPY_HEADER = re.compile(
+    r"^\{'descr': '(?P<order>[<>|=])(?P<dtype>[a-zA-Z][0-9]+)', 'fortran_order': (True|False), 'shape': \((?P<shape>[0-9, ]*)\),? *\}\s*$"
+)
+
+
+def npy_header(file: Any, name: str) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape that a .npy stream declares; objects (pickles) are refused."""
+    start = file.read(10)
+    if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
+        raise Refusal("E410", label="no .npy header at its start", path=name, help="write it with numpy.save or numpy.savez")
+    length = struct.unpack("<H", start[8:10])[0]
+    if start[6] > 1:
+        length = struct.unpack("<I", start[8:10] + file.read(2))[0]
+    if length > 10_000:
+        raise Refusal("E410", label=f"a header of {length:,} bytes", path=name, help="write it with numpy.save or numpy.savez")
+    text = file.read(length).decode("latin-1")
+    match = _NPY_HEADER.match(text)
+    if not match:
+        raise Refusal("E410", label="its header is no plain array (pickled objects and records are not read)", path=name,
+                      help="save numbers: float32, float64, integers or bool")  # fmt: skip
+    dtype = _NPY_DTYPES.get(match["dtype"])
+    if dtype is None:
+        raise Refusal("E410", label=f"elements of type {match['dtype']}", path=name, help="save numbers: float32, float64, integers or bool")
+    return dtype, tuple(int(d) for d in match["shape"].replace(" ", "").split(",") if d)
+
+
+def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The arrays of an .npz by name, with their declared dtype and shape, checked against the stored bytes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found: dict[str, tuple[str, tuple[int, ...]]] = {}
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                if name in found:
+                    raise Refusal("E410", label=f"it holds `{name}` twice", path=path.name, help="write the file again")
+                with archive.open(info) as member:
+                    dtype, shape = npy_header(member, path.name)
+                    declared = 1
+                    for d in shape:
+                        declared *= d
+                    if declared > info.file_size:
+                        raise Refusal("E410", label=f"`{name}` declares {declared:,} elements in {info.file_size:,} bytes",
+                                      path=path.name, help="write the file again")  # fmt: skip
+                found[name] = dtype, shape
+            return found
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error) as error:
+        raise Refusal("E410", label=str(error), path=path.name, help="write it with numpy.savez") from None
+
+
+def array_schema(members: dict[str, tuple[str, tuple[int, ...]]], name: str) -> Schema:
+    """Columns of arrays whose first axis is the sample; unequal numbers of rows are refused."""
+    rows: dict[str, int] = {}
+    for key, (_, shape) in members.items():
+        if not shape:
+            raise Refusal("E410", label=f"`{key}` is a single number", path=name, help="the first axis is the sample")
+        rows[key] = shape[0]
+    if len(set(rows.values())) > 1:
+        (a, n), (b, m) = list({n: (k, n) for k, n in rows.items()}.values())[:2]
+        raise Refusal("E410", label=f"`{a}` has {n} rows, `{b}` {m}", path=name, help="give every array the same first axis")
+    columns = {key: ColumnSchema(dtype, tuple(shape[1:])) for key, (dtype, shape) in members.items()}
+    return Schema(columns, next(iter(rows.values()), 0))

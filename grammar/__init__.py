@@ -1,0 +1,1 @@
+"""The syntax of .nn files; nn.lark is its only definition."""

@@ -1,0 +1,1 @@
+"""Runs plans with NumPy: kernels, executor, data, training."""

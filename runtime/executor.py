@@ -1,0 +1,162 @@
+"""Binds a plan to memory and runs it: a list of (kernel, arrays), called in order, nothing else in the steady step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.ir import Graph, TensorType, Value, concrete
+from nnc.compiler.plan import Plan, plan
+
+from .kernels import KERNELS, Array, Randomness, view
+
+
+class NonFinite(Exception):
+    """NaN or infinity appeared; `origin` is the layer or phase whose step made it first."""
+
+    def __init__(self, origin: str, op: str):
+        self.origin, self.op = origin, op
+        super().__init__(f"{op} of {origin or 'the input'} gave NaN or infinity")
+
+
+class Arena:
+    """One block of memory that programs which never run at the same time share."""
+
+    def __init__(self) -> None:
+        self.block = np.empty(0, np.uint8)
+
+    def reserve(self, size: int) -> Array:
+        if self.block.size < size:
+            raw = np.empty(size + 64, np.uint8)
+            start = -raw.ctypes.data % 64
+            self.block = raw[start : start + size]
+        return self.block
+
+
+class Program:
+    """A plan bound to arrays: fill `inputs` (and `scalars`), call `run`, read `outputs` before the next program runs."""
+
+    def __init__(self, made: Plan, variables: Mapping[str, Array], scalars: dict[str, Array], randomness: Randomness, arena: Arena):
+        self.plan = made
+        n = made.n
+        block = arena.reserve(made.arena_bytes)
+        self.inputs: dict[str, Array] = {}
+        arrays: dict[Value, Array] = {}
+
+        def at(offset: int, kind: TensorType) -> Array:
+            raw = block[offset : offset + kind.nbytes(n)]
+            return raw.view(kind.dtype).reshape(concrete(kind.shape, n))
+
+        static = set(made.static)
+        steps = set(made.steps)
+        for value in made.steps:
+            place = made.places[value]
+            if place.kind == "arena":
+                if value.dtype == "string":
+                    arrays[value] = np.empty(concrete(value.shape, n), object)
+                else:
+                    arrays[value] = at(place.offset, value.type)
+            elif place.kind == "variable":
+                arrays[value] = variables[place.name]
+        for value in made.graph.order():
+            if value in static:
+                arrays[value] = _static(value, n, [arrays.get(o) for o in value.operands], randomness)
+            elif value.op == "input":
+                dtype = object if value.dtype == "string" else value.dtype
+                arrays[value] = self.inputs[value.name] = np.zeros(concrete(value.shape, n), dtype)
+            elif value.op == "variable":
+                arrays[value] = variables[value.name]
+            elif value.op == "scalar":
+                arrays[value] = scalars.setdefault(value.name, np.zeros((), value.dtype))
+            elif value.op == "constant":
+                arrays[value] = np.array(value.attributes["value"], value.dtype)
+            elif value in made.aliases:
+                arrays[value] = view(value, n, arrays[value.operands[0]])
+            elif value in steps and value not in arrays:
+                place = made.places[value]
+                assert place.owner is not None
+                size = value.type.size(n)
+                packed = arrays[place.owner]
+                arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
+        self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
+        for value in made.steps:
+            kinds = value.primitive.scratch(value) if value in made.scratch and value.primitive.scratch else ()
+            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), kinds, strict=True)]
+            kernel = KERNELS[value.op](value, n, randomness)
+            self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
+        self.forward_steps = self.steps[: made.forward]
+        self.update_steps = self.steps[made.forward :]
+        self.update_steps += [(np.copyto, (variables[name], arrays[value])) for name, value in made.copies]
+        self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
+
+    def forward(self) -> None:
+        """Everything that outputs need; no variable changes."""
+        for kernel, arrays in self.forward_steps:
+            kernel(*arrays)
+
+    def update(self) -> None:
+        """The new values of the variables."""
+        for kernel, arrays in self.update_steps:
+            kernel(*arrays)
+
+    def run(self) -> dict[str, Array]:
+        with np.errstate(all="ignore"):
+            self.forward()
+            if self.update_steps:
+                self.update()
+        return self.outputs
+
+    def find_non_finite(self) -> NonFinite:
+        """Run the forward part again, looking at each result; the first that is not finite names its layer."""
+        with np.errstate(all="ignore"):
+            for name, array in self.inputs.items():
+                if array.dtype.kind == "f" and not np.isfinite(array).all():
+                    return NonFinite(f"the data of `{name}`", "column")
+            for value, (kernel, arrays) in zip(self.plan.steps[: self.plan.forward], self.forward_steps, strict=True):
+                kernel(*arrays)
+                result = arrays[len(value.operands)]
+                if result.dtype.kind == "f" and not np.isfinite(result).all():
+                    return NonFinite(value.origin, value.op)
+        return NonFinite("the update", "optimizer")
+
+
+def _static(value: Value, n: int, operands: list[Array | None], randomness: Randomness) -> Array:
+    """A value of constants and the batch size, computed when the plan is bound."""
+    if value.op == "axis_size":
+        return np.array(concrete(value.operands[0].shape, n)[value.attributes["axis"]], value.dtype)
+    known = [o for o in operands if o is not None]
+    if value.primitive.view:
+        return view(value, n, known[0])
+    out = np.empty(concrete(value.shape, n), value.dtype)
+    with np.errstate(all="ignore"):
+        KERNELS[value.op](value, n, randomness)(*known, out)
+    return out
+
+
+class Executor:
+    """A graph over given variables, with a program for each batch size that has occurred."""
+
+    MOST = 4  # batch sizes kept
+
+    def __init__(self, graph: Graph, variables: Mapping[str, Array], randomness: Randomness, arena: Arena):
+        self.graph, self.variables, self.randomness, self.arena = graph, variables, randomness, arena
+        self.scalars: dict[str, Array] = {}
+        self.programs: dict[int, Program] = {}
+
+    def at(self, n: int) -> Program:
+        program = self.programs.get(n)
+        if program is None:
+            if len(self.programs) >= self.MOST:
+                self.programs.pop(next(iter(self.programs)))
+            program = self.programs[n] = Program(plan(self.graph, n), self.variables, self.scalars, self.randomness, self.arena)
+        return program
+
+    def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs for a batch, valid until the next run of a program in the same arena."""
+        n = next((len(a) for a in batch.values()), 1)
+        program = self.at(n)
+        for name, array in program.inputs.items():
+            np.copyto(array, batch[name], casting="unsafe")
+        return program.run()

@@ -1,0 +1,1 @@
+"""Example programs, shipped with the package for `nnc new`."""
