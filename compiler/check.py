@@ -25,14 +25,19 @@ _WORD_VALUES = ("same", "valid", "mean", "median", "all", "full", "none")
 
 
 class Checker:
-    """Checks one file. `files` is its data root; None leaves the source unopened (`--no-data`)."""
+    """Checks one file. Its columns come from `schema` if that is known, else from the source under `files`; with neither, the
+    data section is checked as far as names and arguments go (`--no-data`).
+    """
 
-    def __init__(self, source: Source, file: syntax.File, findings: Findings, files: Files | None, overrides: Mapping[str, Any]):
-        self.source, self.file, self.findings, self.files = source, file, findings, files
+    def __init__(
+        self, source: Source, file: syntax.File, findings: Findings, files: Files | None, schema: Schema | None, overrides: Mapping[str, Any]
+    ):
+        self.source, self.file, self.findings, self.files, self.schema = source, file, findings, files, schema
         self.resolver = Resolver(findings)
         self.lets = Scope()
         self.bases: set[str] = set()  # data names that other data names start from
         self.failed: set[str] = set()  # data names that were reported: what starts from them stays silent
+        self.overrides = dict(overrides)
         self._lets(overrides)
 
     def check(self) -> Experiment | None:
@@ -67,8 +72,7 @@ class Checker:
         assert export is not None
         if data is not None:
             self._names_agree(network, data, train)
-        constants = {k: v for k, v in self.lets.bindings.items() if not isinstance(v, Deferred)}
-        return Experiment(self.source, network, data, train, export, constants)
+        return Experiment(self.source, network, data, train, export, self.overrides)
 
     # let
 
@@ -177,8 +181,8 @@ class Checker:
                 self.failed.add(name)
         if source is None or len(found) < len(entries):
             return None
-        schema = self._schema(source)
-        if schema is None or self.files is None:
+        schema = self.schema or self._schema(source)
+        if schema is None:
             return None
         if split is not None and getattr(split.params, "stratify", None) is not None:
             stratify = split.params.stratify
@@ -187,7 +191,7 @@ class Checker:
         resolved = {n: d for n, d in ((n, self._columns(d, schema)) for n, d in found.items()) if d is not None}
         if len(resolved) < len(found):
             return None
-        return Data(source, resolved, split, schema, self.files)
+        return Data(source, resolved, split, schema)
 
     def _guard(self, call: Any, bound: Bound) -> Any:
         """Run a function of an operation; a refusal is placed at the argument that it names."""
@@ -309,8 +313,14 @@ class Checker:
                                   help=f"write {given.name} = column(...) in the data section")  # fmt: skip
 
 
-def check(source: Source, file: syntax.File, findings: Findings, root: Path | None, overrides: Mapping[str, Any] | None = None) -> Experiment | None:
+def check(
+    source: Source,
+    file: syntax.File,
+    findings: Findings,
+    root: Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    schema: Schema | None = None,
+) -> Experiment | None:
     """The checked model of a parsed file, or None with the reasons in the findings."""
-    return Checker(source, file, findings, Files(root) if root is not None else None, overrides or {}).check()
-
-
+    files = Files(root) if root is not None else None
+    return Checker(source, file, findings, files, schema, overrides or {}).check()

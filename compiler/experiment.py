@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .operation import Bound, Kind, Of, Params, Reference, Refers, Weighted
-from .schema import Files, Schema
+from .schema import Schema
 from .source import Source, Span
 
 
@@ -86,7 +86,6 @@ class Data:
     names: dict[str, DataName]
     split: Bound | None
     schema: Schema
-    files: Files
 
 
 class TrainParams(Params):
@@ -138,4 +137,4 @@ class Experiment:
     data: Data | None
     train: Section | None
     export: Section
-    lets: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)  # constants that --set or Python replaced

@@ -19,6 +19,7 @@ from .parse import parse
 from .passes import optimised
 from .plan import Plan, plan
 from .prepare import NotKnownYet, Prepared, check_feeds, prepare
+from .schema import Schema
 from .source import Source
 from .training import Bundle, Evaluation, Objective, Step, Target
 
@@ -116,16 +117,18 @@ def analyse(
     *,
     root: Path | None,
     overrides: Mapping[str, Any] | None = None,
+    schema: Schema | None = None,
     learned: Mapping[str, tuple[Any, ...]] | None = None,
     max_bytes: int = MAX_BYTES,
-) -> tuple[Program, Findings]:
+) -> Program:
     """Everything that can be known before data is read whole; raises SpecError with all independent errors.
 
-    `root` is the data root, None to leave sources unopened; `learned` the classes that data steps found, when they are known.
+    `root` is the data root, None to leave sources unopened. Once the data is read, `schema` says what it is, and `learned`
+    which classes the data steps found.
     """
     findings = Findings(source)
     file = parse(source, findings)
-    experiment = check(source, file, findings, root, overrides)
+    experiment = check(source, file, findings, root, overrides, schema)
     if experiment is None:
         findings.stop_on_errors()
         raise AssertionError("a file without errors gives a checked model")
@@ -142,7 +145,7 @@ def analyse(
     _check_budget(program, max_bytes)
     findings.stop_on_errors()
     advice.advise(program, findings)
-    return program, findings
+    return program
 
 
 def _check_data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:

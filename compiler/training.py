@@ -17,7 +17,7 @@ from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Experiment, Network, Section, TrainParams
 from .ir import Graph, N, TensorType, Value, apply, constant, origin, substitute
 from .lower import Forward, Parameter
-from .operation import Bound, Column, Sums
+from .operation import Bound, Clock, Column, Sums
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
 from .primitives import dot, total
@@ -364,6 +364,28 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
     outputs = {"loss": loss, "objective": goal, "gradient_square": square}
     graph = Graph(outputs, updates).map(stabilise).map(lambda roots: substitute(roots, parts))
     return Step(optimised(graph), tuple(groups), slots, scalars)
+
+
+def rates(train: TrainParams, steps_per_epoch: int) -> Callable[[int], float]:
+    """The learning rate at each step of the whole training, counted from 0: the schedule's stages one after another."""
+    lr: float = train.optimizer.params.lr
+    everything = train.epochs * steps_per_epoch
+    stages: list[tuple[int, Callable[[int], float]]] = []
+    start = 0
+    for bound in train.schedule:
+        stage = bound.operation.function(bound.params, lr, Clock(steps_per_epoch, max(1, everything - start)))
+        stages.append((start, stage.rate))
+        start += stage.steps if stage.steps is not None else everything - start
+
+    def rate(step: int) -> float:
+        chosen = 0, lambda i: lr
+        for candidate in stages:
+            if candidate[0] <= step:
+                chosen = candidate
+        begin, of_stage = chosen
+        return of_stage(step - begin)
+
+    return rate
 
 
 def group_of(experiment: Experiment, path: str) -> Any | None:

@@ -136,7 +136,7 @@ def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> V
 def binary_cross_entropy(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
     target = aligned(a, y, "binary_cross_entropy")
-    if y.classes is not None and len(y.classes) > 2:
+    if y.value.dtype == "int64" and y.classes is not None and len(y.classes) > 2:
         raise Refusal("E503", label=f"{len(y.classes)} classes on one output", help=f"use dense({len(y.classes)}) -> softmax and cross_entropy",
                       classes=len(y.classes), outputs=1)  # fmt: skip
     return -_sum(target * apply("log", a) + (1.0 - target) * apply("log", 1.0 - a))

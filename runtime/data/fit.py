@@ -1,0 +1,59 @@
+"""What data steps learn from the training rows: arrays by role, and classes. Figures are computed in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Learned = tuple[dict[str, Array], tuple[Any, ...] | None]
+
+
+def _axes(values: Array) -> tuple[int, ...]:
+    """All axes but the channel's: axis 0 of images, the last of everything else."""
+    rank = values.ndim - 1
+    channel = 1 if rank == 3 else rank
+    return tuple(a for a in range(values.ndim) if a != channel or rank == 0)
+
+
+def _figures(function: Callable[..., Any], values: Array) -> Array:
+    """A statistic by channel over known values, in the shape that broadcasts against a sample; 0 where no value is known."""
+    numbers = values.astype(np.float64)
+    known = np.isfinite(numbers).any(axis=_axes(values), keepdims=True)
+    found = function(np.where(known, numbers, 0.0), axis=_axes(values), keepdims=True)
+    return np.asarray(found)[0]
+
+
+def _standardize(values: Array, p: Any) -> Learned:
+    std = _figures(np.nanstd, values)
+    return {"mean": _figures(np.nanmean, values), "std": np.where(std > 0, std, 1.0)}, None
+
+
+def _min_max(values: Array, p: Any) -> Learned:
+    low = _figures(np.nanmin, values)
+    spread = _figures(np.nanmax, values) - low
+    return {"min": low, "range": np.where(spread > 0, spread, 1.0)}, None
+
+
+def _impute(values: Array, p: Any) -> Learned:
+    if p.strategy == "constant":
+        return {}, None
+    return {"fill": _figures(np.nanmedian if p.strategy == "median" else np.nanmean, values)}, None
+
+
+def _classes(values: Array, p: Any) -> Learned:
+    """The distinct known values, sorted."""
+    flat = values.reshape(-1).tolist()
+    found = {v for v in flat if v != "" and v == v}
+    return {}, tuple(sorted(found))
+
+
+FITS: dict[str, Callable[[Array, Any], Learned]] = {
+    "standardize": _standardize,
+    "min_max": _min_max,
+    "impute": _impute,
+    "category": _classes,
+    "one_hot": _classes,
+}

@@ -1,0 +1,364 @@
+"""A program with parameters: predict, loss, gradients, step, save and load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler import pipeline, training
+from nnc.compiler.diagnostics import Findings, SpecError
+from nnc.compiler.ir import Graph
+from nnc.compiler.operation import Draw
+from nnc.compiler.schema import ColumnSchema, Schema
+from nnc.compiler.serve import serving_graph
+from nnc.compiler.source import Source
+from nnc.compiler.training import Target
+
+from .executor import Arena, Executor, Program
+from .files import read_arrays, write_arrays
+from .kernels import Randomness, generator
+
+Array = np.ndarray[Any, Any]
+FORMAT = 1
+
+
+class Parameters(MutableMapping[str, Array]):
+    """Parameters by name. Assignment copies into the model's own memory; shape and finite values are checked."""
+
+    def __init__(self, model: Model):
+        self._model = model
+
+    def __getitem__(self, name: str) -> Array:
+        return self._model.variables[name] if name in self._model.program.inference.parameters else self._missing(name)
+
+    def __setitem__(self, name: str, array: Any) -> None:
+        own = self[name]
+        given = np.asarray(array)
+        if given.shape != own.shape:
+            raise ValueError(f"{name} has the shape {own.shape}, not {given.shape}")
+        own[...] = given
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError("a model keeps all its parameters")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._model.program.inference.parameters)
+
+    def __len__(self) -> int:
+        return len(self._model.program.inference.parameters)
+
+    def __repr__(self) -> str:
+        return f"{{{', '.join(f'{name!r}: {self[name].dtype}{list(self[name].shape)}' for name in self)}}}"
+
+    def _missing(self, name: str) -> Array:
+        raise KeyError(f"no parameter is called {name!r}; there are {', '.join(self)}")
+
+
+class Model:
+    """Parameters and optimiser state of a program. A batch is a dict of arrays: inputs and targets, batch axis first."""
+
+    def __init__(self, program: pipeline.Program, seed: int, learned: Mapping[str, Array] | None = None, samples: int | None = None):
+        self.program, self.seed, self.samples = program, seed, samples
+        self.step_count = 0
+        self.learned = dict(learned or {})
+        self.randomness = Randomness(seed)
+        self.arena = Arena()
+        self.variables: dict[str, Array] = {}
+        self._allocate()
+        self._draw()
+        self._targets: dict[str, Target] | None = None
+        self._executors: dict[str, Executor] = {}
+        self._step: training.Step | None = None
+        base = program.train.optimizer.params.lr if program.train else 0.0
+        self.rate = lambda step: base  # the trainer puts the schedule here
+
+    # Storage
+
+    def _allocate(self) -> None:
+        """Trained parameters as views of one flat array a bundle; everything else in arrays of its own."""
+        dtype = self.program.dtype
+        for bundle in self.program.bundles:
+            flat = self.variables[bundle.name] = np.zeros(bundle.size, dtype)
+            for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
+                self.variables[p.name] = flat[start : start + prod(p.shape)].reshape(p.shape)
+        for p in self.program.inference.parameters.values():
+            self.variables.setdefault(p.name, np.zeros(p.shape, dtype))
+
+    def _draw(self) -> None:
+        for p in self.program.inference.parameters.values():
+            self.variables[p.name][...] = _drawn(p.draw, p.shape, self.seed, p.name)
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters(self)
+
+    def state(self) -> dict[str, Array]:
+        """Everything that training changes, by name: parameters, running statistics and the optimiser's slots."""
+        flat = {b.name for b in self.program.bundles}
+        return {name: array for name, array in self.variables.items() if name not in flat}
+
+    def slots(self) -> None:
+        """Make the optimiser's state, at zero, if it is not there yet."""
+        for name, kind in self.stepper().slots.items():
+            if name not in self.variables:
+                self.variables[name] = np.zeros(kind.size(1), kind.dtype)
+
+    # Graphs
+
+    def stepper(self) -> training.Step:
+        if self._step is None:
+            self._step = self.program.step(self._targets, self.samples)
+        return self._step
+
+    def _executor(self, key: str, graph: Graph) -> Executor:
+        if key not in self._executors:
+            self._executors[key] = Executor(graph, self.variables, self.randomness, self.arena)
+        return self._executors[key]
+
+    def _fresh(self, batch: Mapping[str, Array]) -> None:
+        """Take the types of free targets from the batch; graphs for other types are dropped."""
+        if self.program.experiment.data is not None:
+            return
+        wanted = self.program.targets()
+        for name, target in wanted.items():
+            array = batch[name]
+            dtype = "int64" if array.dtype.kind in "iub" else self.program.dtype
+            wanted[name] = Target(dtype, array.shape[1:], target.classes, target.inverse)
+        if wanted != (self._targets or self.program.targets()):
+            self._targets, self._step = wanted, None
+            for key in ("loss", "gradients", "step"):
+                self._executors.pop(key, None)
+
+    # Batches
+
+    def _checked(self, given: Mapping[str, Any], targets: bool) -> dict[str, Array]:
+        """The batch as arrays that fit the graph's inputs; E513 names what does not."""
+        declared = {i.name: i for i in self.program.experiment.network.inputs}
+        wanted = list(declared)
+        if targets:
+            if self.program.train is None:
+                self._refuse("the spec has no train section", "add `train { loss = ... }`")
+            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]  # type: ignore[arg-type]
+        batch: dict[str, Array] = {}
+        rows: int | None = None
+        for name in wanted:
+            if name not in given:
+                self._refuse(f"it has no `{name}`", f"give {', '.join(wanted)}")
+            array = np.asarray(given[name])
+            if array.dtype == object or array.dtype.kind not in "fiub":
+                self._refuse(f"`{name}` is {array.dtype}", "give numbers, already preprocessed")
+            if name in declared:
+                array = self._fitted(name, array, declared[name].shape, declared[name].dtype)
+            if array.ndim == 0:
+                self._refuse(f"`{name}` has no batch axis", "put samples on the first axis")
+            if rows is not None and len(array) != rows:
+                self._refuse(f"`{name}` has {len(array)} samples, `{wanted[0]}` {rows}", "give every array the same first axis")
+            rows = len(array)
+            batch[name] = array
+        if not rows:
+            self._refuse("it holds no sample", "give at least one")
+        if targets:
+            self._check_targets(batch)
+        return batch
+
+    def _fitted(self, name: str, array: Array, shape: tuple[int, ...], dtype: str) -> Array:
+        if array.shape[1:] != shape:
+            self._refuse(f"`{name}` has samples of shape {list(array.shape[1:])}, declared is {list(shape)}", f"reshape it to (n, {', '.join(map(str, shape))})")
+        if dtype == "int64" and array.dtype.kind == "f":
+            self._refuse(f"`{name}` holds floats, declared is int64", "cast it with astype(np.int64)")
+        return array
+
+    def _check_targets(self, batch: dict[str, Array]) -> None:
+        train = self.program.train
+        assert train is not None
+        known = self.program.targets()
+        data = self.program.experiment.data
+        for prediction, name in training.pairs(train):
+            array = batch[name]
+            if data is not None:
+                target = known[name]
+                if array.shape[1:] != target.shape:
+                    if prod(array.shape[1:]) != prod(target.shape):
+                        self._refuse(f"`{name}` has samples of shape {list(array.shape[1:])}, the data section's are {list(target.shape)}", "reshape it")
+                    batch[name] = array = array.reshape(len(array), *target.shape)
+                if target.dtype == "int64" and array.dtype.kind == "f":
+                    self._refuse(f"`{name}` holds floats, the data section gives int64", "cast it with astype(np.int64)")
+            output = self.program.inference.outputs[prediction]
+            if array.dtype.kind in "iu" and output.shape[-1] != 1 and array.ndim < len(output.shape) and array.size:
+                outputs = int(output.shape[-1])  # type: ignore[arg-type]
+                if array.min() < 0 or array.max() >= outputs:
+                    bad = int(array.max()) if array.max() >= outputs else int(array.min())
+                    self._refuse(f"`{name}` holds the class {bad}, `{prediction}` has {outputs} outputs", f"classes are 0..{outputs - 1}")
+
+    def _refuse(self, label: str, help: str) -> None:
+        findings = Findings(Source("", ""))
+        findings.add("E513", None, label, help=help)
+        findings.stop_on_errors()
+
+    # What a user calls
+
+    def predict(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """The outputs, in inference mode: no dropout, running statistics."""
+        batch = self._checked(inputs, targets=False)
+        found = self._executor("predict", self.program.inference_graph).run(batch)
+        return {name: array.copy() for name, array in found.items()}
+
+    def loss(self, batch: Mapping[str, Any]) -> float:
+        """The mean loss in inference mode, without penalties."""
+        checked = self._checked(batch, targets=True)
+        self._fresh(checked)
+        if "loss" not in self._executors:
+            self._executor("loss", self.program.evaluation(self._targets).graph)
+        found = self._executors["loss"].run(checked)
+        return float(found["loss"] / found["count"])
+
+    def gradients(self, batch: Mapping[str, Any]) -> tuple[float, dict[str, Array]]:
+        """The whole objective in training mode, penalties included, and its gradient by every parameter; changes no state."""
+        checked = self._checked(batch, targets=True)
+        self._fresh(checked)
+        if "gradients" not in self._executors:
+            self._executor("gradients", self.program.gradients(self._targets, self.samples))
+        self.randomness.step = self.step_count
+        found = self._executors["gradients"].run(checked)
+        by_name = {name: found[f"gradient/{name}"].copy() for name in self.program.inference.parameters}
+        return float(found["objective"]), by_name
+
+    def step(self, batch: Mapping[str, Any]) -> float:
+        """One update of parameters and running statistics; the objective before it."""
+        checked = self._checked(batch, targets=True)
+        self._fresh(checked)
+        program = self.step_program(len(next(iter(checked.values()))))
+        for name, array in program.inputs.items():
+            np.copyto(array, checked[name], casting="unsafe")
+        with np.errstate(all="ignore"):
+            return self.advance(program)
+
+    def step_program(self, n: int) -> Program:
+        """The bound step for batches of n samples; fill its inputs, then `advance`."""
+        self.slots()
+        return self._executor("step", self.stepper().graph).at(n)
+
+    def advance(self, program: Program) -> float:
+        """Run a filled step; the objective before the update. E510 names the layer where a value is not finite.
+
+        Nothing changes in that case: the forward and backward part is checked before the update runs.
+        """
+        executor = self._executors["step"]
+        step = self.step_count
+        self.randomness.step = step
+        rate = self.rate(step)
+        for name, array in executor.scalars.items():
+            array[...] = rate if name == "lr" else self.stepper().scalars[name](step + 1)
+        program.forward()
+        objective = float(program.outputs["objective"])
+        if not isfinite(objective) or not isfinite(float(program.outputs["gradient_square"])):
+            self._report_non_finite(program)
+        program.update()
+        self.step_count = step + 1
+        return objective
+
+    def _report_non_finite(self, program: Program) -> None:
+        found = program.find_non_finite()
+        findings = Findings(Source("", ""))
+        what = f"`{found.origin}`" if found.origin else "the loss"
+        findings.add("E510", None, f"first in {found.op}", what=what, step=self.step_count + 1,
+                     help="lower the learning rate, add clip = global_norm(1.0), or scale the data")  # fmt: skip
+        raise TrainingFailure(findings.found)
+
+    # Files
+
+    def about(self) -> dict[str, Any]:
+        """What a file must know beside the arrays to make this model again."""
+        experiment = self.program.experiment
+        schema = experiment.data.schema if experiment.data is not None else None
+        return {
+            "format": FORMAT,
+            "name": experiment.source.name,
+            "spec": experiment.source.text,
+            "overrides": experiment.overrides,
+            "seed": self.seed,
+            "samples": self.samples,
+            "step": self.step_count,
+            "schema": _schema_out(schema) if schema is not None else None,
+            "classes": {path: list(found) for path, found in (self.program.learned or {}).items()},
+        }
+
+    def save(self, path: str | Path, more: Mapping[str, Any] | None = None) -> None:
+        """Weights, optimiser state, spec and learned data steps in one checked file."""
+        write_arrays(Path(path), self.state() | self.learned, self.about() | dict(more or {}))
+
+    def restore(self, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
+        """Take the state of a file that this program wrote."""
+        if any(name.startswith("slot/") for name in arrays):
+            self.slots()
+        for name, array in self.state().items():
+            if name in arrays:
+                array[...] = arrays[name]
+        self.step_count = int(about["step"])
+
+    def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None) -> dict[str, Any]:
+        """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
+        from .export import export
+
+        return export(self, Path(path), rows)
+
+    def serving(self, outputs: tuple[str, ...] = (), *, decisions: bool = False, dtype: str = "float32") -> tuple[Graph, dict[str, Array]]:
+        """The graph from raw columns to decoded outputs, and its variables."""
+        graph = serving_graph(self.program, outputs, decisions=decisions, dtype=dtype)
+        known = self.variables | self.learned
+        return graph, {name: known[name].astype(dtype) for name in graph.leaves("variable")}
+
+
+class TrainingFailure(SpecError):
+    """Training stopped while running: exit status 3."""
+
+
+def _drawn(draw: Draw, shape: tuple[int, ...], seed: int, name: str) -> Array:
+    """The initial values of a parameter, fixed by the seed and its name."""
+    random = generator(seed, f"init/{name}")
+    match draw.distribution:
+        case "normal":
+            return random.normal(draw.a, draw.b, shape)
+        case "uniform":
+            return random.uniform(draw.a, draw.b, shape)
+    return np.full(shape, draw.a)
+
+
+def _schema_out(schema: Schema) -> dict[str, Any]:
+    columns = {
+        name: {"dtype": c.dtype, "shape": list(c.shape), "classes": list(c.classes) if c.classes is not None else None}
+        for name, c in schema.columns.items()
+    }
+    return {"columns": columns, "rows": schema.rows}
+
+
+def _schema_in(content: Mapping[str, Any]) -> Schema:
+    columns = {
+        name: ColumnSchema(c["dtype"], tuple(c["shape"]), tuple(c["classes"]) if c["classes"] is not None else None)
+        for name, c in content["columns"].items()
+    }
+    return Schema(columns, content["rows"])
+
+
+def load(path: str | Path) -> Model:
+    """The model of a file that `save` or a run wrote; E702 if it is damaged."""
+    model, _ = load_with(Path(path))
+    return model
+
+
+def load_with(path: Path) -> tuple[Model, dict[str, Any]]:
+    """The model, and everything that the file knows about it."""
+    arrays, about = read_arrays(path)
+    classes = {name: tuple(found) for name, found in about["classes"].items()}
+    schema = _schema_in(about["schema"]) if about["schema"] is not None else None
+    program = pipeline.analyse(Source(about["name"], about["spec"]), root=None, overrides=about["overrides"], schema=schema, learned=classes)
+    learned = {name: array for name, array in arrays.items() if name.startswith("data/")}
+    model = Model(program, about["seed"], learned, about["samples"])
+    model.restore(arrays, about)
+    return model, about
+
+
