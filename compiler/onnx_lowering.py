@@ -1,0 +1,221 @@
+"""{primitive: how it is written in ONNX operators}. Nothing here imports onnx: the emitter does the writing.
+
+Only operators that every opset from 13 on has, in forms that onnxruntime's CPU provider runs in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from .ir import Batch, Shape, Value
+
+
+class Emitter(Protocol):
+    opset: int
+
+    def node(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str: ...
+    def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
+        """The name of a constant; a scalar when no shape is given."""
+        ...
+
+
+Lowering = Callable[[Emitter, Value, list[str]], str]
+
+
+def _op(name: str) -> Lowering:
+    return lambda emit, value, inputs: emit.node(name, *inputs)
+
+
+def _static(shape: Shape) -> list[int]:
+    """The shape with -1 for the batch."""
+    return [-1 if isinstance(d, Batch) else d for d in shape]
+
+
+def _shape(emit: Emitter, dims: Sequence[int]) -> str:
+    return emit.tensor(list(dims), "int64", [len(dims)])
+
+
+def _log1p(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Log", emit.node("Add", inputs[0], emit.tensor(1.0, value.dtype)))
+
+
+def _expm1(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Sub", emit.node("Exp", inputs[0]), emit.tensor(1.0, value.dtype))
+
+
+def _cast(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Cast", inputs[0], to=value.dtype)
+
+
+def _reduce_sum(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    axes = value.attributes["axes"]
+    return emit.node("ReduceSum", inputs[0], _shape(emit, axes), keepdims=int(value.attributes["keepdims"]))
+
+
+def _reduce_max(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """The axes are an input from opset 18 on, an attribute before."""
+    axes, keepdims = value.attributes["axes"], int(value.attributes["keepdims"])
+    if emit.opset >= 18:
+        return emit.node("ReduceMax", inputs[0], _shape(emit, axes), keepdims=keepdims)
+    return emit.node("ReduceMax", inputs[0], axes=list(axes), keepdims=keepdims)
+
+
+def _dot(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("ReduceSum", emit.node("Mul", *inputs), keepdims=0)
+
+
+def _argmax(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("ArgMax", inputs[0], axis=value.attributes["axis"], keepdims=0)
+
+
+def _matmul(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    operands = []
+    for operand, name, flag in zip(value.operands, inputs, ("transpose_a", "transpose_b"), strict=True):
+        if value.attributes[flag]:
+            rank = operand.type.rank
+            name = emit.node("Transpose", name, perm=[*range(rank - 2), rank - 1, rank - 2])
+        operands.append(name)
+    return emit.node("MatMul", *operands)
+
+
+def _on_axis(op: str) -> Lowering:
+    return lambda emit, value, inputs: emit.node(op, inputs[0], axis=value.attributes["axis"])
+
+
+def _pads(value: Value) -> list[int]:
+    (top, bottom), (left, right) = value.attributes["padding"]
+    return [top, left, bottom, right]
+
+
+def _conv2d(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    a = value.attributes
+    return emit.node("Conv", *inputs, strides=list(a["stride"]), pads=_pads(value), dilations=list(a["dilation"]), group=a["groups"],
+                     kernel_shape=list(value.operands[1].shape[2:]))  # fmt: skip
+
+
+def _pool(op: str, **more: int) -> Lowering:
+    def lower(emit: Emitter, value: Value, inputs: list[str]) -> str:
+        a = value.attributes
+        return emit.node(op, inputs[0], kernel_shape=list(a["window"]), strides=list(a["stride"]), pads=_pads(value), **more)
+
+    return lower
+
+
+def _reshape(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Reshape", inputs[0], _shape(emit, _static(value.shape)))
+
+
+def _transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Transpose", inputs[0], perm=list(value.attributes["order"]))
+
+
+def _broadcast_to(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """Expand; an axis of 1 keeps what the operand has there, which the batch axis already is."""
+    (source,) = value.operands
+    offset = value.type.rank - source.type.rank
+    for place, d in enumerate(value.shape):
+        assert not isinstance(d, Batch) or (place >= offset and source.shape[place - offset] == d), "Expand to the batch"
+    return emit.node("Expand", inputs[0], _shape(emit, [1 if isinstance(d, Batch) else d for d in value.shape]))
+
+
+def _slice(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    a = value.attributes
+    return emit.node("Slice", inputs[0], *(_shape(emit, [a[k]]) for k in ("start", "stop", "axis")))
+
+
+def _pad(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    a, rank = value.attributes, value.type.rank
+    pads = [0] * (2 * rank)
+    pads[a["axis"]], pads[rank + a["axis"]] = a["before"], a["after"]
+    return emit.node("Pad", inputs[0], _shape(emit, pads))
+
+
+def _concat(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Concat", *inputs, axis=value.attributes["axis"])
+
+
+def _one_hot(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """Equal against 0..depth-1: OneHot would wrap negative indices."""
+    depth = value.attributes["depth"]
+    index = emit.node("Unsqueeze", inputs[0], _shape(emit, [value.type.rank - 1]))
+    return emit.node("Cast", emit.node("Equal", index, emit.tensor(list(range(depth)), "int64", [depth])), to=value.dtype)
+
+
+def _pick(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    axis = value.operands[0].type.rank - 1
+    index = emit.node("Unsqueeze", inputs[1], _shape(emit, [axis]))
+    return emit.node("Squeeze", emit.node("GatherElements", inputs[0], index, axis=axis), _shape(emit, [axis]))
+
+
+_LABEL_KINDS = {"string": "strings", "int64": "int64s", "float32": "floats"}
+_LABEL_DEFAULTS = {"string": "string", "int64": "int64", "float32": "float"}
+
+
+def _lookup(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """LabelEncoder of the standard ai.onnx.ml operators: strings have no other way to become numbers."""
+    a = value.attributes
+    source = value.operands[0].dtype
+    attributes = {
+        f"keys_{_LABEL_KINDS[source]}": list(a["keys"]),
+        f"values_{_LABEL_KINDS[value.dtype]}": list(a["values"]),
+        f"default_{_LABEL_DEFAULTS[value.dtype]}": a["default"],
+    }
+    return emit.node("LabelEncoder", inputs[0], domain="ai.onnx.ml", **attributes)
+
+
+def _axis_size(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    axis = emit.tensor(value.attributes["axis"], "int64")
+    size = emit.node("Gather", emit.node("Shape", inputs[0]), axis, axis=0)
+    return emit.node("Cast", size, to=value.dtype)
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "negative": _op("Neg"),
+    "exp": _op("Exp"),
+    "log": _op("Log"),
+    "log1p": _log1p,
+    "expm1": _expm1,
+    "sqrt": _op("Sqrt"),
+    "tanh": _op("Tanh"),
+    "sigmoid": _op("Sigmoid"),
+    "softplus": _op("Softplus"),
+    "absolute": _op("Abs"),
+    "sign": _op("Sign"),
+    "add": _op("Add"),
+    "subtract": _op("Sub"),
+    "multiply": _op("Mul"),
+    "divide": _op("Div"),
+    "power": _op("Pow"),
+    "maximum": _op("Max"),
+    "minimum": _op("Min"),
+    "greater": _op("Greater"),
+    "greater_equal": _op("GreaterOrEqual"),
+    "less": _op("Less"),
+    "less_equal": _op("LessOrEqual"),
+    "equal": _op("Equal"),
+    "is_nan": _op("IsNaN"),
+    "where": _op("Where"),
+    "cast": _cast,
+    "surrogate": lambda emit, value, inputs: inputs[0],
+    "reduce_sum": _reduce_sum,
+    "reduce_max": _reduce_max,
+    "dot": _dot,
+    "argmax": _argmax,
+    "matmul": _matmul,
+    "softmax": _on_axis("Softmax"),
+    "log_softmax": _on_axis("LogSoftmax"),
+    "conv2d": _conv2d,
+    "max_pool": _pool("MaxPool"),
+    "avg_pool": _pool("AveragePool", count_include_pad=0),
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "broadcast_to": _broadcast_to,
+    "slice": _slice,
+    "pad": _pad,
+    "concat": _concat,
+    "one_hot": _one_hot,
+    "pick": _pick,
+    "lookup": _lookup,
+    "axis_size": _axis_size,
+}

@@ -1,0 +1,60 @@
+"""What this machine offers: versions, BLAS, execution providers. Nothing here changes a setting."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "onnx", "onnxruntime-gpu", "onnxruntime")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of nnc and of what it stands on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def blas() -> dict[str, Any]:
+    """The kernel and the threads of NumPy's OpenBLAS, or empty where NumPy was built with another BLAS."""
+    libraries = Path(np.__file__).parent.parent / "numpy.libs"
+    for path in sorted(libraries.glob("libscipy_openblas*")) if libraries.is_dir() else []:
+        library = ctypes.CDLL(str(path))  # already loaded by NumPy: this is the same copy
+        for suffix in ("64_", ""):
+            core = getattr(library, f"scipy_openblas_get_corename{suffix}", None)
+            threads = getattr(library, f"scipy_openblas_get_num_threads{suffix}", None)
+            if core is not None and threads is not None:
+                core.restype = ctypes.c_char_p
+                return {"library": "OpenBLAS", "kernel": core().decode(), "threads": int(threads())}
+    return {}
+
+
+def environment() -> dict[str, Any]:
+    """What a run's bits depend on, beside its spec, its data and its seed."""
+    known = versions()
+    kept = {name: known[name] for name in ("python", "numpy", "nnc-lang") if name in known}
+    return {"versions": kept, "blas": blas(), "machine": platform.machine(), "system": platform.system()}
+
+
+def cpu() -> str:
+    """The processor's name, as the system gives it."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,41 @@
+"""Losses and metrics of a split, from sums over its batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.training import Evaluation
+
+from .executor import Executor
+from .model import Model
+
+EVALUATION_BATCH = 1024
+
+
+class Evaluator:
+    """Evaluates a model on splits; its graph is compiled once."""
+
+    def __init__(self, model: Model):
+        self.evaluation: Evaluation = model.program.evaluation()
+        self.executor = Executor(self.evaluation.graph, model.variables, model.randomness, model.arena)
+        width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)
+        self.batch = max(1, min(EVALUATION_BATCH, 16_000_000 // max(1, width)))  # keeps the arena small for wide networks
+
+    def figures(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+        """`loss` (without penalties) and every metric, over all samples."""
+        totals: dict[str, Any] = {}
+        for batch in batches:
+            for name, value in self.executor.run(batch).items():
+                known = totals.get(name)
+                totals[name] = np.array(value, np.float64) if known is None else known + value
+        found = {"loss": float(totals["loss"] / totals["count"])}
+        for metric in self.evaluation.metrics:
+            found[metric.key] = metric.sums.finish({term: totals[f"{metric.key}/{term}"] for term in metric.sums.terms})
+        return found
+
+    def better(self, figure: str) -> str:
+        """Whether `higher` or `lower` values of a figure are better."""
+        return next((m.better for m in self.evaluation.metrics if m.key == figure), "lower")

@@ -1,0 +1,326 @@
+"""Training: epochs over the training split, evaluation, early stopping, checkpoints, resumption bit for bit.
+
+Everything that an update depends on is a function of the seed and of counters (the order of an epoch, dropout masks, the
+rate), so a checkpoint is the arrays and the counters, and a resumed run continues as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler import pipeline, plan, training
+from nnc.compiler.diagnostics import Findings, Refusal
+from nnc.compiler.experiment import TrainParams
+from nnc.compiler.lower import MAX_BYTES
+from nnc.compiler.schema import Files
+from nnc.compiler.source import Source
+
+from .data.dataset import Dataset, load
+from .executor import Program
+from .files import refuse, write_text
+from .kernels import generator
+from .machine import environment
+from .metrics import Evaluator
+from .model import Model, load_with
+from .run import Run, begin
+
+Array = np.ndarray[Any, Any]
+CHECKPOINT_SECONDS = 60.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM arrived; everything is saved and `--resume` continues."""
+
+
+@dataclass
+class Progress:
+    """What an observer of training is told; the command line draws it."""
+
+    on_start: Callable[[Model, Dataset, TrainParams, int], None] = lambda model, data, train, epoch: None
+    on_step: Callable[[int, int, int, float, float], None] = lambda epoch, done, rows, loss, speed: None
+    on_epoch: Callable[[dict[str, Any]], None] = lambda record: None
+    on_note: Callable[[str], None] = lambda text: None
+
+
+@dataclass
+class Place:
+    """Where training stands, between two steps. `loss_sum` and `seen` are of the epoch under way."""
+
+    epoch: int = 0
+    position: int = 0  # rows of the epoch that are done
+    loss_sum: float = 0.0
+    best: float | None = None
+    best_epoch: int = -1
+    waited: int = 0
+    finished: bool = False
+    stopped_early: bool = False
+
+
+@dataclass
+class Result:
+    """A finished training. `figures` are loss and metrics by split, of the weights that were kept."""
+
+    model: Model
+    figures: dict[str, dict[str, float]]
+    run: Path
+    history: list[dict[str, Any]]
+    seconds: float
+    stopped_early: bool
+    best_epoch: int | None
+    data: Dataset = field(repr=False)
+
+
+class Trainer:
+    def __init__(self, model: Model, data: Dataset, run: Run, progress: Progress):
+        train = model.program.train
+        assert train is not None
+        self.model, self.data, self.run, self.progress, self.train = model, data, run, progress, train
+        self.rows = data.splits["train"]
+        self.batch = len(self.rows) if train.batch == "full" else min(int(train.batch), len(self.rows))
+        self.steps_per_epoch = -(-len(self.rows) // self.batch)
+        model.rate = training.rates(train, self.steps_per_epoch)
+        self.evaluator = Evaluator(model)
+        self.place = Place()
+        self.history: list[dict[str, Any]] = []
+        self.interrupted = False
+        self.saved_at = time.monotonic()
+        monitor = train.stop.params.monitor.name if train.stop else ("val.loss" if "validation" in data.splits else "")
+        self.monitor = monitor
+        self.sign = -1.0 if self.evaluator.better(monitor.partition(".")[2]) == "higher" else 1.0
+
+    # One epoch
+
+    def order(self, epoch: int) -> Array:
+        """The rows of an epoch, in the order that the seed and the epoch's number give."""
+        if not self.train.shuffle:
+            return self.rows
+        return self.rows[generator(self.model.seed, "order", epoch).permutation(len(self.rows))]
+
+    def epoch(self) -> None:
+        """The steps of the current epoch from the current position on."""
+        place, model = self.place, self.model
+        order = self.order(place.epoch)
+        programs: dict[int, tuple[Program, list[tuple[Array, Array]]]] = {}
+        begun, seen = time.perf_counter(), 0
+        with np.errstate(all="ignore"):
+            for start in range(place.position, len(order), self.batch):
+                chosen = order[start : start + self.batch]
+                n = len(chosen)
+                if n not in programs:
+                    program = model.step_program(n)
+                    programs[n] = program, [(self.data.arrays[name], array) for name, array in program.inputs.items()]
+                program, feeds = programs[n]
+                for source, target in feeds:
+                    source.take(chosen, 0, target, "clip")
+                model.advance(program)
+                place.loss_sum += float(program.outputs["loss"]) * n
+                place.position = start + n
+                seen += n
+                now = time.perf_counter()
+                self.progress.on_step(place.epoch, place.position, len(order), place.loss_sum / place.position, seen / (now - begun))
+                if self.interrupted or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+                    self.checkpoint()
+                    if self.interrupted:
+                        raise Interrupted
+        self.close_epoch(time.perf_counter() - begun, seen)
+
+    def close_epoch(self, seconds: float, seen: int) -> None:
+        """Evaluate, record, decide whether this is the best epoch and whether to go on."""
+        place = self.place
+        record: dict[str, Any] = {
+            "epoch": place.epoch + 1,
+            "step": self.model.step_count,
+            "lr": self.model.rate(self.model.step_count - 1),
+            "train": {"loss": place.loss_sum / len(self.rows)},
+        }
+        if "validation" in self.data.splits:
+            record["val"] = self.figures("validation")
+        split, _, figure = self.monitor.partition(".")
+        if split == "train" and figure != "loss":
+            record["train"] |= {k: v for k, v in self.figures("train").items() if k != "loss"}
+        elif split == "test":
+            record["test"] = self.figures("test")
+        record |= {"seconds": round(seconds, 6), "samples_per_second": round(seen / seconds, 1) if seconds else 0.0}
+        self.history.append(record)
+        place.epoch, place.position, place.loss_sum = place.epoch + 1, 0, 0.0
+        improved = self._judge(record)
+        place.finished = place.epoch >= self.train.epochs or place.stopped_early
+        if improved:
+            self.model.save(self.run.best, {"trainer": asdict(place)})
+        self.run.write_history(self.history)
+        self.checkpoint()
+        self.progress.on_epoch(record)
+
+    def _judge(self, record: Mapping[str, Any]) -> bool:
+        """Whether the monitored figure is the best so far; without one there is no best."""
+        if not self.monitor:
+            return False
+        split, _, figure = self.monitor.partition(".")
+        value = self.sign * record[split][figure]
+        place, stop = self.place, self.train.stop
+        least = stop.params.min_delta if stop else 0.0
+        improved = place.best is None or value < place.best - least
+        if improved:
+            place.best, place.best_epoch, place.waited = value, place.epoch, 0
+        else:
+            place.waited += 1
+            if stop is not None and place.waited >= stop.params.patience:
+                place.stopped_early = True
+        return improved
+
+    def figures(self, split: str) -> dict[str, float]:
+        return self.evaluator.figures(self.data.batches(split, self.evaluator.batch))
+
+    def checkpoint(self) -> None:
+        self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.history, "environment": environment()})
+        self.saved_at = time.monotonic()
+
+    # The whole
+
+    def train_all(self) -> None:
+        self.progress.on_start(self.model, self.data, self.train, self.place.epoch)
+        with _signals(self):
+            while not self.place.finished:
+                self.epoch()
+                if self.interrupted and not self.place.finished:
+                    raise Interrupted
+
+    def resume(self) -> None:
+        """Continue from the last checkpoint; E511 where it is of another spec, other data or other constants."""
+        saved, about = load_with(self.run.last)
+        mine, other = self.model.about(), saved.about()
+        for key, what in (("spec", "the spec has changed"), ("overrides", "the constants given with --set differ")):
+            if mine[key] != other[key]:
+                refuse("E511", f"since {self.run.last.name} was written", "train again without --resume, or undo the change", problem=what)
+        if self.run.manifest()["data"]["sha256"] != self.data.digest:
+            refuse("E511", "its raw columns have another SHA-256", "restore the data, or train again without --resume", problem="the data has changed")
+        before, now = about["environment"], environment()
+        if before != now:
+            changed = [key for key in now if before.get(key) != now[key]]
+            self.progress.on_note(f"the environment differs ({', '.join(changed)}): the run goes on, but not bit for bit as before")
+        self.model.slots()
+        self.model.restore(saved.state(), about)
+        self.place = Place(**about["trainer"])
+        self.history = list(about["history"])
+        self.run.write_history(self.history)
+
+
+class _signals:
+    """Ctrl-C and SIGTERM ask for a checkpoint at the end of the step under way."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self.ask)
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        self.trainer.interrupted = True
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    source: Source,
+    root: Path,
+    out: Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Result:
+    """Train a spec into a run directory. Raises SpecError where it is refused, TrainingFailure where a value is not finite."""
+    run, observer = Run(out), progress or Progress()
+    if resume and not run.last.is_file():
+        refuse("E511", f"{run.path} holds no checkpoint", "train without --resume first", problem="there is nothing to resume")
+    if not resume:
+        run.require_free()
+    if resume and not overrides:
+        overrides = load_with(run.last)[1]["overrides"]
+    program = pipeline.analyse(source, root=root, overrides=overrides, max_bytes=max_bytes)
+    experiment = program.experiment
+    if experiment.train is None or experiment.data is None:
+        missing = "train" if experiment.train is None else "data"
+        findings = Findings(source)
+        findings.add("E514", None, f"{source.name} has no `{missing}` section", help=f"write {missing} {{ ... }}; `nnc explain E514` shows one", missing=missing)
+        findings.stop_on_errors()
+    program, data = load(program, root, max_bytes)
+    assert program.train is not None
+    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"))
+    begun = time.perf_counter()
+    trainer = Trainer(model, data, run, observer)
+    if resume:
+        trainer.resume()
+    else:
+        if program.train.start is not None:
+            start_from(model, program.train.start, Files(root))
+        run.clear()
+        begin(run, model, data.digest, {name: len(rows) for name, rows in data.splits.items()}, source.name, str(root))
+        write_text(run.path / "plan.txt", plan.show(plan.plan(model.stepper().graph, trainer.batch)) + "\n")
+        run.write_rows(data.raw, data.splits.get("test", data.splits["train"]))
+        trainer.checkpoint()
+    trainer.train_all()
+    seconds = time.perf_counter() - begun
+    if program.train.stop is not None and run.best.is_file():
+        best, about = load_with(run.best)
+        model.restore(best.state(), about)
+    figures = {split: trainer.figures(split) for split in data.splits}
+    place = trainer.place
+    best_epoch = place.best_epoch if place.best_epoch >= 0 else None
+    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, data)
+
+
+def start_from(model: Model, start: Any, files: Files) -> None:
+    """Copy parameters of the same names from a safetensors file; E512 names what does not fit."""
+    import safetensors
+    import safetensors.numpy
+
+    p = start.params
+    findings = Findings(model.program.experiment.source)
+    place = start.spans.get("file", start.span)
+    try:
+        arrays = safetensors.numpy.load(files.path(p.file).read_bytes())
+    except Refusal as refusal:
+        findings.add_refusal(refusal, place)
+        findings.stop_on_errors()
+        raise
+    except (safetensors.SafetensorError, OSError) as error:
+        findings.add("E512", place, str(error), file=p.file, help="give a safetensors file, such as Model.save writes")
+        findings.stop_on_errors()
+        raise
+    parts = [reference.name for reference in p.only]
+    taken = 0
+    for name in model.parameters:
+        wanted = not parts or any(name == part or name.startswith(part + "/") for part in parts)
+        if not wanted:
+            continue
+        if name not in arrays:
+            if parts:
+                findings.add("E512", place, f"it has no `{name}`", file=p.file, help="take only parts that the file holds")
+            continue
+        if arrays[name].shape != model.parameters[name].shape:
+            findings.add("E512", place, f"`{name}` is {list(arrays[name].shape)} there, {list(model.parameters[name].shape)} here",
+                         file=p.file, help="name the parts that fit with only=[...]")  # fmt: skip
+            continue
+        model.parameters[name] = arrays[name]
+        taken += 1
+    if not taken and not findings.errors:
+        findings.add("E512", place, "no parameter of the network is in it", file=p.file, help="its arrays must have the network's parameter names")
+    findings.stop_on_errors()
+
+
