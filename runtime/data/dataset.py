@@ -134,12 +134,18 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         findings.stop_on_errors()
         raise
     known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
-    made = known.experiment.data
-    assert made is not None
-    arrays = {name: _prepared(made, entry, raws[name], known.dtype, learned) for name, entry in made.names.items()}
-    _check_values(known, arrays, table, findings)
-    findings.stop_on_errors()
+    arrays = prepare_all(known, table, learned, findings)
     return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
+
+
+def prepare_all(program: pipeline.Program, table: Table, learned: Learned, findings: Findings) -> dict[str, Array]:
+    """Every data name for all rows of a table; E405 or E406 names a row whose values do not fit."""
+    data = program.experiment.data
+    assert data is not None
+    arrays = {name: _prepared(data, entry, raw_column(table, entry, program.dtype), program.dtype, learned) for name, entry in data.names.items()}
+    _check_values(program, arrays, table, findings)
+    findings.stop_on_errors()
+    return arrays
 
 
 def _check_values(program: pipeline.Program, arrays: Mapping[str, Array], table: Table, findings: Findings) -> None:

@@ -1,0 +1,91 @@
+"""What a network costs: floating-point operations and bytes, by layer, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .experiment import Ref
+from .ir import Shape, Value, concrete, dims
+from .pipeline import Program
+from .plan import plan
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer for one sample; `path` is what its parameters are called by."""
+
+    path: str
+    operation: str
+    output: str
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Totals; bytes are of the arrays that a step, or a prediction, of the given batch keeps at once."""
+
+    layers: tuple[LayerCost, ...]
+    parameters: int
+    flops: int
+    batch: int
+    parameter_bytes: int
+    training_bytes: int | None
+    inference_bytes: int
+
+
+def flops(value: Value, n: int = 1) -> int:
+    """Multiplications and additions of one value at batch size n; moving elements costs none."""
+    size = prod(concrete(value.shape, n))
+    match value.op:
+        case "matmul":
+            a = value.operands[0]
+            inner = a.shape[-2] if value.attributes["transpose_a"] else a.shape[-1]
+            return 2 * size * concrete((inner,), n)[0]
+        case "conv2d":
+            return 2 * size * prod(concrete(value.operands[1].shape[1:], n))
+        case "max_pool" | "avg_pool":
+            return size * prod(value.attributes["window"])
+        case "reduce_sum" | "reduce_max" | "dot" | "argmax":
+            return prod(concrete(value.operands[0].shape, n))
+        case "softmax" | "log_softmax":
+            return 4 * size
+    return size if value.primitive.elementwise and value.op != "cast" else 0
+
+
+def _shown(shape: Shape) -> str:
+    return dims(shape[1:]) if len(shape) > 1 else "scalar"
+
+
+def cost(program: Program) -> Cost:
+    """The cost of a checked program; training bytes are None without a train section."""
+    network, forward = program.experiment.network, program.inference
+    by_path: dict[str, int] = {}
+    for value in program.inference_graph.order():
+        by_path[value.origin] = by_path.get(value.origin, 0) + flops(value)
+    layers, counted = [], set()
+    for index, application in enumerate(network.applications):
+        path = application.path
+        own = [p for p in forward.parameters.values() if p.name.rpartition("/")[0] == path and p.name not in counted]
+        counted |= {p.name for p in own}
+        result = forward.results[Ref(index)]
+        assert result is not None
+        count = sum(prod(p.shape) for p in own)
+        layers.append(LayerCost(path, application.bound.name, _shown(result.shape), count, by_path.pop(path, 0)))
+    parameters = sum(prod(p.shape) for p in forward.parameters.values())
+    item = 8 if program.dtype == "float64" else 4
+    batch = 1
+    training = None
+    if program.train is not None:
+        data = program.experiment.data
+        rows = (data.schema.rows if data is not None else None) or 1
+        batch = program.train.batch if isinstance(program.train.batch, int) else rows
+        step = program.step(samples=1)
+        slots = sum(kind.nbytes(1) for kind in step.slots.values())
+        inputs = sum(v.type.nbytes(batch) for v in step.graph.leaves("input").values())
+        training = plan(step.graph, batch).arena_bytes + slots + inputs + parameters * item
+    made = plan(program.inference_graph, batch)
+    inputs = sum(v.type.nbytes(batch) for v in program.inference_graph.leaves("input").values())
+    total = sum(flops(v) for v in program.inference_graph.order())
+    return Cost(tuple(layers), parameters, total, batch, parameters * item, training, made.arena_bytes + inputs + parameters * item)

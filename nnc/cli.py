@@ -1,0 +1,101 @@
+"""The command line: arguments in, exit status out. Each command is a function in commands.py."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from .compiler.diagnostics import SpecError, render_text
+
+FAILED_WHILE_RUNNING = frozenset(("E510", "E701"))  # exit status 3: not finite, disk full
+LATER = ("fmt", "report", "tune")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="nnc", description="Compile .nn files into trained, verified ONNX models.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+
+    def spec(of: argparse.ArgumentParser, many: bool = False) -> None:
+        of.add_argument("file", nargs="+" if many else None, metavar="FILE", help="a .nn file")
+        of.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a `let` constant")
+        of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; the spec's directory by default")
+        of.add_argument("--max-bytes", type=int, default=None, metavar="N", help="refuse what would need more memory (default 16 GiB)")
+
+    made = command("check", "find every mistake before anything runs")
+    spec(made, many=True)
+    made.add_argument("--format", choices=("text", "json", "github"), default="text")
+    made.add_argument("--no-data", action="store_true", help="leave data sources unopened")
+
+    spec(command("summary", "layers, shapes, parameters, operations and bytes"))
+
+    made = command("build", "compile to an ONNX file with initial or given weights, and the plan of a step")
+    spec(made)
+    made.add_argument("-o", "--out", default="build", metavar="DIR", help="default: build")
+
+    made = command("train", "build, then train into a run directory")
+    spec(made)
+    made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
+    made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+
+    made = command("eval", "loss and metrics of a run on every split, or on new labelled rows")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("--data", metavar="FILE", help="labelled rows in place of the spec's")
+    made.add_argument("--data-root", metavar="DIR")
+    made.add_argument("--format", choices=("text", "json"), default="text")
+
+    made = command("predict", "predictions for a file of raw rows")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("input", metavar="INPUT", help="a .csv with the source's columns, or an .npz")
+    made.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv or .npz file")
+
+    made = command("export", "the verified ONNX model of a run")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("-o", "--out", metavar="DIR", help="default: RUN/export")
+
+    made = command("run", "check, build, train, eval and export: the whole way in one word")
+    spec(made)
+    made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
+    made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+
+    command("explain", "the long explanation of a diagnostic").add_argument("code", metavar="CODE")
+    command("doctor", "what this machine offers, and what is wrong with it")
+
+    made = command("new", "a spec to start from")
+    made.add_argument("name", metavar="NAME", help="the file to write, .nn is added")
+    made.add_argument("--template", default="digits", metavar="T", help="default: digits")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done; 1 refused, or a check failed; 2 wrong usage; 3 failed while running; 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] and given[0] in LATER:
+        print(f"nnc: `{given[0]}` is not available in this version", file=sys.stderr)
+        return 2
+    options = parser().parse_args(given)
+    from . import commands
+
+    try:
+        status: int = getattr(commands, options.command)(options)
+        sys.stdout.flush()
+        return status
+    except SpecError as error:
+        for diagnostic in error.diagnostics:
+            print(render_text(diagnostic), file=sys.stderr)
+        codes = {d.code for d in error.diagnostics}
+        return 3 if codes & FAILED_WHILE_RUNNING else 1
+    except KeyboardInterrupt as stop:
+        print(f"nnc: interrupted{'; continue with --resume' if type(stop) is not KeyboardInterrupt else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,263 @@
+"""One function a command. NumPy, onnx and onnxruntime are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import terminal
+from .compiler import pipeline
+from .compiler.codes import CODES
+from .compiler.diagnostics import Diagnostic, Findings, SpecError, did_you_mean, render_github, render_json, render_text
+from .compiler.lower import MAX_BYTES
+from .compiler.source import Source
+
+if TYPE_CHECKING:
+    from .runtime.model import Model
+
+
+def _overrides(options: Namespace) -> dict[str, str]:
+    found = {}
+    for given in options.set:
+        name, equals, value = given.partition("=")
+        if not equals or not name.strip():
+            print(f"nnc: --set {given}: write --set name=value", file=sys.stderr)
+            raise SystemExit(2)
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _root(options: Namespace, spec: Path) -> Path:
+    return Path(options.data_root) if options.data_root is not None else spec.parent
+
+
+def _limit(options: Namespace) -> int:
+    return MAX_BYTES if options.max_bytes is None else int(options.max_bytes)
+
+
+def _analyse(options: Namespace, file: str) -> pipeline.Program:
+    path = Path(file)
+    no_data = getattr(options, "no_data", False)
+    return pipeline.analyse(
+        pipeline.read(path), root=None if no_data else _root(options, path), overrides=_overrides(options), max_bytes=_limit(options)
+    )
+
+
+def _show_advice(program: pipeline.Program) -> None:
+    for diagnostic in program.findings.advice:
+        print(render_text(diagnostic), file=sys.stderr)
+
+
+def _refuse(code: str, label: str, help: str, **values: object) -> None:
+    findings = Findings(Source("", ""))
+    findings.add(code, None, label, help=help, **values)
+    findings.stop_on_errors()
+
+
+def check(options: Namespace) -> int:
+    found: list[Diagnostic] = []
+    refused = 0
+    for file in options.file:
+        try:
+            program = _analyse(options, file)
+            found += program.findings.advice
+            if options.format == "text":
+                network = program.experiment.network
+                parameters = sum(_product(p.shape) for p in program.inference.parameters.values())
+                print(f"{file}: ok, {len(network.applications)} layers, {parameters:,} parameters")
+        except SpecError as error:
+            refused += 1
+            found += error.diagnostics
+    if options.format == "json":
+        print(render_json(found))
+    elif options.format == "github":
+        for diagnostic in found:
+            print(render_github(diagnostic))
+    else:
+        for diagnostic in found:
+            print(render_text(diagnostic), file=sys.stderr)
+    return 1 if refused else 0
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for d in shape:
+        size *= d
+    return size
+
+
+def summary(options: Namespace) -> int:
+    from .compiler.cost import cost
+
+    program = _analyse(options, options.file)
+    found = cost(program)
+    rows = [[c.path, c.operation, c.output, f"{c.parameters:,}" if c.parameters else "", terminal.count(c.flops) if c.flops else ""] for c in found.layers]
+    for declared in reversed(program.experiment.network.inputs):
+        rows.insert(0, [declared.name, "input", str(list(declared.shape)) if declared.shape else "scalar", "", ""])
+    print(terminal.table(["layer", "operation", "output", "parameters", "flops"], rows, (3, 4)))
+    print()
+    print(f"parameters  {found.parameters:,} ({terminal.bytes_of(found.parameter_bytes)})")
+    print(f"flops       {terminal.count(found.flops)} a sample, forward")
+    if found.training_bytes is not None:
+        print(f"training    {terminal.bytes_of(found.training_bytes)} at batch {found.batch:,}")
+    print(f"inference   {terminal.bytes_of(found.inference_bytes)} at batch {found.batch:,}")
+    return 0
+
+
+def build(options: Namespace) -> int:
+    path = Path(options.file)
+    source = pipeline.read(path)
+    target = Path(options.out) / path.stem
+    program = pipeline.analyse(source, root=_root(options, path), overrides=_overrides(options), max_bytes=_limit(options))
+    _show_advice(program)
+    from .runtime.build import build as compile_to
+
+    fresh = compile_to(program, _root(options, path), target, _limit(options))
+    if not fresh:
+        print(f"{target}: unchanged, nothing to build")
+        return 0
+    for name in fresh:
+        print(target / name)
+    return 0
+
+
+def _train(options: Namespace) -> Any:
+    path = Path(options.file)
+    source = pipeline.read(path)
+    out = Path(options.out) if options.out else Path("runs") / path.stem
+    from .runtime.train import train as run
+
+    lines = terminal.Lines()
+    return run(source, _root(options, path), out, overrides=_overrides(options), resume=options.resume, progress=lines.observe(),
+               max_bytes=_limit(options))  # fmt: skip
+
+
+def _report(result: Any) -> None:
+    print(terminal.figures(result.figures))
+    print()
+    if result.best_epoch is not None and result.model.program.train.stop is not None:
+        why = "stopped early, " if result.stopped_early else ""
+        print(f"{why}kept the weights of epoch {result.best_epoch}")
+    print(f"trained {len(result.history)} epochs in {result.seconds:.1f} s")
+    print(f"run     {result.run}")
+
+
+def train(options: Namespace) -> int:
+    result = _train(options)
+    _show_advice(result.model.program)
+    _report(result)
+    return 0
+
+
+def eval(options: Namespace) -> int:
+    from .runtime.data.dataset import load
+    from .runtime.data.rows import labelled
+    from .runtime.metrics import Evaluator
+    from .runtime.run import Run
+
+    run = Run(Path(options.run))
+    model, _ = run.model()
+    evaluator = Evaluator(model)
+    if options.data is not None:
+        arrays = labelled(model, Path(options.data))
+        rows = len(next(iter(arrays.values())))
+        batches = ({n: a[start : start + evaluator.batch] for n, a in arrays.items()} for start in range(0, rows, evaluator.batch))
+        found = {"data": evaluator.figures(batches)}
+    else:
+        root = Path(options.data_root or run.manifest()["data"]["root"])
+        experiment = model.program.experiment
+        program = pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides)
+        _, data = load(program, root)
+        if data.digest != run.manifest()["data"]["sha256"]:
+            _refuse("E511", "its raw columns have another SHA-256 than at training", "restore the data, or name a file with --data",
+                    problem="the data has changed")  # fmt: skip
+        found = {split: evaluator.figures(data.batches(split, evaluator.batch)) for split in data.splits}
+    print(json.dumps(found, indent=2) if options.format == "json" else terminal.figures(found))
+    return 0
+
+
+def predict(options: Namespace) -> int:
+    from .runtime.predict import predict as write_predictions
+    from .runtime.run import Run
+
+    model, _ = Run(Path(options.run)).model()
+    rows = write_predictions(model, Path(options.input), Path(options.out))
+    print(f"{options.out}: {rows:,} rows")
+    return 0
+
+
+def _export(model: Model, rows: Mapping[str, Any] | None, directory: Path) -> None:
+    from .runtime.files import write_json
+
+    file: str = model.program.experiment.export.params.file
+    report = model.export_onnx(directory / file, rows)
+    write_json(directory / "verification.json", report)
+    worst = max(found["absolute"] for found in report["outputs"].values())
+    print(f"model   {directory / file}")
+    print(f"        verified with onnxruntime {report['onnxruntime']} on {report['rows']} rows: largest difference {worst:.1e}")
+
+
+def export(options: Namespace) -> int:
+    from .runtime.run import Run
+
+    run = Run(Path(options.run))
+    model, _ = run.model()
+    _export(model, run.rows(), Path(options.out) if options.out else run.path / "export")
+    return 0
+
+
+def run(options: Namespace) -> int:
+    from .runtime.run import Run
+
+    result = _train(options)
+    _show_advice(result.model.program)
+    _report(result)
+    _export(result.model, Run(result.run).rows(), result.run / "export")
+    return 0
+
+
+def explain(options: Namespace) -> int:
+    code = options.code.upper()
+    if code not in CODES:
+        print(f"nnc: there is no diagnostic {options.code}: {did_you_mean(code, CODES)}", file=sys.stderr)
+        return 2
+    print(f"{code}: {CODES[code].title}\n\n{CODES[code].explanation}")
+    return 0
+
+
+def doctor(options: Namespace) -> int:
+    from .runtime.doctor import examine
+
+    problems = 0
+    for finding in examine():
+        print(f"{'!' if finding.problem else ' '} {finding.what:<16}{finding.found}")
+        if finding.problem:
+            problems += 1
+            print(f"  {'':<16}{finding.problem}")
+    return 1 if problems else 0
+
+
+def new(options: Namespace) -> int:
+    from . import specs
+
+    folder = Path(specs.__file__).parent
+    templates = sorted(p.stem for p in folder.glob("*.nn"))
+    if options.template not in templates:
+        print(f"nnc: there is no template {options.template}: {did_you_mean(options.template, templates)}", file=sys.stderr)
+        return 2
+    path = Path(options.name if options.name.endswith(".nn") else f"{options.name}.nn")
+    if path.exists():
+        _refuse("E704", "it exists", "choose another name", path=str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / f"{options.template}.nn", path)
+    except OSError as error:
+        _refuse("E701", str(error.strerror), "choose another place", path=str(path))
+    print(f"{path}: try `nnc run {path}`")
+    return 0
+

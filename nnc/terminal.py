@@ -1,0 +1,112 @@
+"""What the commands print: tables, figures, and the progress of training."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runtime.train import Progress
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
+    """Columns aligned; those in `right` to the right."""
+    cells = [list(header), *([str(c) for c in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    to_right = set(right)
+    lines = []
+    for row in cells:
+        shown = [c.rjust(w) if i in to_right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(shown).rstrip())
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def count(number: float) -> str:
+    """A large number with its thousands, millions ..."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:g}"
+
+
+def bytes_of(number: int) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number} B"
+
+
+def figure(value: float) -> str:
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
+
+
+def figures(by_split: Mapping[str, Mapping[str, float]]) -> str:
+    """Loss and metrics, a row a split."""
+    names = list(dict.fromkeys(name for found in by_split.values() for name in found))
+    rows = [[split, *(figure(found[n]) if n in found else "" for n in names)] for split, found in by_split.items()]
+    return table(["split", *names], rows, range(1, len(names) + 1))
+
+
+def _left(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+class Lines:
+    """Training's progress: one line that is drawn over on a terminal, one plain line an epoch elsewhere."""
+
+    INTERVAL = 0.1
+
+    def __init__(self, stream: Any = None):
+        self.stream = stream or sys.stderr
+        self.live = self.stream.isatty()
+        self.drawn = 0.0
+        self.epochs = 0
+        self.begun = time.monotonic()
+        self.first = 0
+        self.width = 0
+
+    def observe(self) -> Progress:
+        from .runtime.train import Progress
+
+        return Progress(self.start, self.step if self.live else Progress.on_step, self.epoch, self.note)
+
+    def start(self, model: Any, data: Any, train: Any, epoch: int) -> None:
+        self.epochs, self.first = train.epochs, epoch
+        self.begun = time.monotonic()
+        rows = ", ".join(f"{name} {len(rows):,}" for name, rows in data.splits.items())
+        parameters = sum(a.size for a in model.parameters.values())
+        resumed = f", from epoch {epoch + 1}" if epoch else ""
+        self.note(f"training {parameters:,} parameters on {rows} rows{resumed}")
+
+    def step(self, epoch: int, done: int, rows: int, loss: float, speed: float) -> None:
+        now = time.monotonic()
+        if now - self.drawn < self.INTERVAL:
+            return
+        self.drawn = now
+        part = (epoch - self.first + done / rows) / max(1, self.epochs - self.first)
+        left = (now - self.begun) / part * (1 - part) if part > 0 else 0.0
+        self._draw(f"epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}  {speed:,.0f} samples/s  {_left(left)} left")
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        parts = [f"epoch {record['epoch']}/{self.epochs}"]
+        for split in ("train", "val", "test"):
+            parts += [f"{split}.{name} {figure(value)}" for name, value in record.get(split, {}).items()]
+        parts.append(f"{record['samples_per_second']:,.0f} samples/s")
+        self.note("  ".join(parts))
+
+    def note(self, text: str) -> None:
+        if self.live:
+            self._draw("")
+            self.stream.write("\r")
+        self.stream.write(text + "\n")
+        self.stream.flush()
+        self.width = 0
+
+    def _draw(self, text: str) -> None:
+        self.stream.write("\r" + text.ljust(self.width))
+        self.stream.flush()
+        self.width = len(text)

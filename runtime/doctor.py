@@ -1,0 +1,60 @@
+"""`nnc doctor`: what this machine offers, and what stands in the way. It reads and never sets."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from .machine import blas, cpu, usable_cores, versions
+
+
+@dataclass(frozen=True)
+class Finding:
+    what: str
+    found: str
+    problem: str = ""
+
+
+def examine() -> list[Finding]:
+    known = versions()
+    found = [Finding("processor", f"{cpu()}, {usable_cores()} usable cores"), _blas()]
+    found += [Finding(name, version) for name, version in known.items()]
+    if "onnxruntime" in known and "onnxruntime-gpu" in known:
+        found.append(Finding("onnxruntime", "both builds installed", "they break each other: pip uninstall onnxruntime onnxruntime-gpu, then install one"))
+    found += _providers()
+    return found
+
+
+def _blas() -> Finding:
+    known = blas()
+    if not known:
+        return Finding("BLAS", "not OpenBLAS; its kernel cannot be read")
+    shown = f"{known['library']}, kernel {known['kernel']}, {known['threads']} threads"
+    pinned = {k: v for k, v in os.environ.items() if k.startswith("OPENBLAS_") and k != "OPENBLAS_NUM_THREADS"}
+    if pinned:
+        names = ", ".join(f"{k}={v}" for k, v in pinned.items())
+        return Finding("BLAS", shown, f"the environment pins it with {names}: unset these unless you know that they are faster")
+    return Finding("BLAS", shown)
+
+
+def _providers() -> list[Finding]:
+    """Providers that a session really gets: onnxruntime lists CUDA also where it cannot run."""
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        return [Finding("onnxruntime", "missing", f"{error}: pip install onnxruntime")]
+    from nnc.compiler.ir import Graph, N, TensorType, apply
+    from nnc.compiler.onnx_export import serialised, to_onnx
+
+    ort.set_default_logger_severity(4)
+    x = apply("input", name="x", type=TensorType("float32", (N, 1)))
+    data = serialised(to_onnx(Graph({"y": x + x}), {}, opset=18, name="probe", metadata={}))
+    found = []
+    for provider in ort.get_available_providers():
+        try:
+            real = ort.InferenceSession(data, providers=[provider], enable_fallback=0).get_providers()[0] == provider
+        except (RuntimeError, ValueError):
+            real = False
+        why = "" if real else "listed by onnxruntime, not usable: no driver, or its libraries are missing"
+        found.append(Finding("provider", f"{provider}{': ' + why if why else ''}"))
+    return found
