@@ -1,0 +1,28 @@
+"""Run mypy over the package.
+
+mypy cannot follow the hook of an editable install, so it is given a folder in which the package lies as it does in a wheel: links
+from .typecheck/nnc/<part> to the folders at the top of the repository.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PARTS = {"compiler": "compiler", "runtime": "runtime", "grammar": "grammar", "specs": "specs"}
+
+
+def link_tree() -> Path:
+    folder = ROOT / ".typecheck" / "nnc"
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = {name: ROOT / part for name, part in PARTS.items()} | {p.name: p for p in (ROOT / "nnc").glob("*.py")}
+    for name, target in targets.items():
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to(target)
+    return folder
+
+
+if __name__ == "__main__":
+    link_tree()
+    raise SystemExit(subprocess.call([sys.executable, "-m", "mypy", "-p", "nnc"], cwd=ROOT))

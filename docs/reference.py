@@ -1,0 +1,74 @@
+"""Write docs/reference.md from the operation table: `python docs/reference.py`. A test holds the two together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnc.compiler import ops
+from nnc.compiler.experiment import ExportParams, TrainParams
+from nnc.compiler.operation import TABLE, Kind, Operation, Params
+from nnc.compiler.resolve import argument_fields, describe, marker_of, tuple_of_marked
+
+assert ops.__all__  # importing the families fills the table
+
+SECTIONS = {
+    Kind.LAYER: "Layers and activations",
+    Kind.INITIALISER: "Initialisers",
+    Kind.LOSS: "Losses",
+    Kind.METRIC: "Metrics",
+    Kind.PENALTY: "Penalties",
+    Kind.OPTIMISER: "Optimizers",
+    Kind.SCHEDULE: "Schedules",
+    Kind.CLIP: "Clipping",
+    Kind.STOP: "Stopping",
+    Kind.GOAL: "Goals",
+    Kind.GROUP: "Groups",
+    Kind.START: "Start",
+    Kind.SOURCE: "Sources",
+    Kind.COLUMN: "Column selections",
+    Kind.STEP: "Data steps",
+    Kind.SPLIT: "Splits",
+}
+
+
+def arguments(params: type[Params]) -> list[str]:
+    """A line for each argument: its name, what it takes, its default, what it means."""
+    lines = []
+    for name, info in argument_fields(params).items():
+        marker = marker_of(info)
+        if marker is None:
+            takes = describe(info.annotation)
+        else:
+            what = f"a {marker.kind.value}" if hasattr(marker, "kind") else f"the name of a {marker.to}"
+            takes = f"a list, each {what}" if tuple_of_marked(info) else what
+        default = "" if info.is_required() or info.default in (None, ()) else f", default {_shown(info.default)}"
+        needed = ", required" if info.is_required() else ""
+        lines.append(f"- `{name}`: {info.description} ({takes}{default}{needed})")
+    return lines
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else f'"{value}"' if value == "" else str(value)
+
+
+def entry(operation: Operation) -> list[str]:
+    doc = " ".join(line.strip() for line in operation.doc.splitlines())
+    return [f"### {operation.name}", "", doc, "", *arguments(operation.params), *([""] if operation.params.model_fields else [])]
+
+
+def reference() -> str:
+    lines = ["# Reference", "", "Written by `docs/reference.py` from the operation table.", ""]
+    for kind, title in SECTIONS.items():
+        lines += [f"## {title}", ""]
+        for (of, _), operation in sorted(TABLE.items(), key=lambda item: item[0][1]):
+            if of is kind:
+                lines += entry(operation)
+    for title, params in (("The keys of train", TrainParams), ("The keys of export", ExportParams)):
+        lines += [f"## {title}", "", *arguments(params), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("reference.md").write_text(reference())
