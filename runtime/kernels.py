@@ -64,6 +64,14 @@ def _softplus(x: Array, out: Array) -> None:
     np.logaddexp(x, 0.0, out)
 
 
+def _maximum(a: Array, b: Array, out: Array) -> None:
+    np.maximum(a, b, out=out)  # NumPy deprecates a third positional argument of these two
+
+
+def _minimum(a: Array, b: Array, out: Array) -> None:
+    np.minimum(a, b, out=out)
+
+
 def _where(condition: Array, a: Array, b: Array, out: Array) -> None:
     np.copyto(out, b)
     np.copyto(out, a, where=condition)
@@ -263,7 +271,7 @@ def _max_pool(value: Value, n: int, randomness: Randomness) -> Kernel:
         x = pad(x, padded)
         np.copyto(out, x[places[0]])
         for place in places[1:]:
-            np.maximum(out, x[place], out)
+            np.maximum(out, x[place], out=out)
 
     return max_pool
 
@@ -433,8 +441,8 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "multiply": _ufunc(np.multiply),
     "divide": _ufunc(np.divide),
     "power": _ufunc(np.power),
-    "maximum": _ufunc(np.maximum),
-    "minimum": _ufunc(np.minimum),
+    "maximum": _ufunc(_maximum),
+    "minimum": _ufunc(_minimum),
     "greater": _ufunc(np.greater),
     "greater_equal": _ufunc(np.greater_equal),
     "less": _ufunc(np.less),

@@ -1,0 +1,317 @@
+"""Small networks as specs: one layer between two others, and random ones. Tests of several modules share them.
+
+A layer is a word of the operation table with arguments, written into the spec by `str` and interpreted by the oracles
+under the same names, so that no network is described twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from nnc.compiler.ir import Graph, Value
+from nnc.runtime.executor import Arena, Executor
+from numpy.lib.stride_tricks import sliding_window_view
+
+import nnc
+
+Array = np.ndarray[Any, Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of the language with its arguments."""
+
+    word: str
+    arguments: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return self.call()
+
+    def call(self, *leading: str) -> str:
+        given = [*leading, *(f"{name}={_written(value)}" for name, value in self.arguments.items())]
+        return f"{self.word}({', '.join(given)})"
+
+
+def word(name: str, /, **arguments: Any) -> Word:
+    return Word(name, arguments)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return "[" + ", ".join(map(_written, value)) + "]"
+        case float():
+            return f"{value:.17g}"
+    return str(value)
+
+
+def spec(
+    body: str,
+    *,
+    inputs: str = "x: float32[3]",
+    loss: str = "mse(output, y)",
+    optimizer: str = "sgd(lr=0.01)",
+    **train: Any,
+) -> str:
+    """A spec in float64 with the given statements."""
+    keys = {"loss": loss, "optimizer": optimizer, "batch": 4, "epochs": 1, "precision": "float64"} | train
+    section = "\n".join(f"  {key} = {value}" for key, value in keys.items())
+    return f"network({inputs}) {{\n{body}\n}}\ntrain {{\n{section}\n}}\n"
+
+
+def around(layer: Word | str, shape: Shape, *, tail: str = "") -> str:
+    """Statements that lead x: float32[3] through `a`, of the given shape, to the layer: its gradient reaches `a`."""
+    reshape = f" -> reshape([{', '.join(map(str, shape))}])" if len(shape) > 1 else ""
+    return f"  a = x -> dense({prod(shape)}, bias_init=normal(0.5)){reshape}\n  return output = a -> {layer}{tail}"
+
+
+# Random networks
+
+
+@dataclass(frozen=True)
+class Node:
+    """A statement of a random network: the layer on earlier tensors, counted from the input, 0."""
+
+    layer: Word
+    operands: tuple[int, ...]
+    shape: Shape
+
+    def statement(self, index: int) -> str:
+        given = [tensor(i) for i in self.operands]
+        return f"{tensor(index)} = {self.layer.call(*given)}"
+
+    def path(self, index: int) -> str:
+        """Where the parameters of the statement of that index stand."""
+        return f"{tensor(index)}/{self.layer.word}"
+
+
+def tensor(index: int) -> str:
+    return "x" if index == 0 else f"t{index}"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A random network; the last node is the output."""
+
+    shape: Shape
+    nodes: tuple[Node, ...]
+    loss: Word
+    index_target: bool
+
+    @property
+    def text(self) -> str:
+        body = "\n".join(f"  {node.statement(i)}" for i, node in enumerate(self.nodes[:-1], 1))
+        last = len(self.nodes)
+        result = self.nodes[-1].statement(last).partition(" = ")[2]
+        inputs = f"x: float32[{', '.join(map(str, self.shape))}]"
+        return spec(
+            f"{body}\n  return {tensor(last)} = {result}", inputs=inputs, loss=self.loss.call(tensor(last), "y")
+        )
+
+    def batch(self, n: int, seed: int) -> dict[str, Array]:
+        random = np.random.default_rng(seed)
+        last = self.nodes[-1].shape
+        y = random.integers(0, last[-1], n) if self.index_target else random.normal(size=(n, *last))
+        if self.loss.word == "binary_cross_entropy":
+            y = random.uniform(0, 1, (n, *last))
+        return {"x": random.normal(size=(n, *self.shape)), "y": y}
+
+
+def _images(random: np.random.Generator, shape: Shape) -> Iterator[tuple[Word, Shape]]:
+    """Layers for images, with the shapes that come out."""
+    channels, height, width = shape
+    window = tuple(int(random.integers(1, min(3, size) + 1)) for size in (height, width))
+    stride = tuple(int(s) for s in random.integers(1, 3, 2))
+
+    def size(padding: Any, reach: tuple[int, ...]) -> Shape:
+        if padding == "same":
+            return tuple(-(-s // t) for s, t in zip((height, width), stride, strict=True))
+        edge = 0 if padding == "valid" else padding
+        return tuple((s + 2 * edge - r) // t + 1 for s, r, t in zip((height, width), reach, stride, strict=True))
+
+    groups = int(random.choice([g for g in (1, 2, 3) if channels % g == 0]))
+    out = groups * int(random.integers(1, 3))
+    dilation = tuple(
+        int(random.integers(1, 3)) if (k - 1) * 2 < s else 1 for k, s in zip(window, (height, width), strict=True)
+    )
+    padding = random.choice(["valid", "same", "1"])
+    padding = 1 if padding == "1" else str(padding)
+    reach = tuple((k - 1) * d + 1 for k, d in zip(window, dilation, strict=True))
+    convolution = word(
+        "conv2d", channels=out, kernel=window, stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
+    yield convolution, (out, *size(padding, reach))
+    if padding == 1 and min(window) == 1:
+        padding = "valid"
+    for pool in ("max_pool", "avg_pool"):
+        yield word(pool, window=window, stride=stride, padding=padding), (channels, *size(padding, window))
+    yield word("global_avg_pool"), (channels,)
+    yield word("global_max_pool"), (channels,)
+
+
+def _anything(random: np.random.Generator, shape: Shape) -> Iterator[tuple[Word, Shape]]:
+    """Layers for tensors of any rank."""
+    slope, alpha, beta, temperature = (float(v) for v in random.uniform(0.2, 2, 4))
+    for layer in (
+        word("sigmoid"),
+        word("tanh"),
+        word("relu"),
+        word("linear"),
+        word("leaky_relu", slope=slope / 4),
+        word("elu", alpha=alpha),
+        word("swish", beta=beta),
+        word("softmax", axis=int(random.integers(-len(shape), len(shape))), temperature=temperature),
+        word("batch_norm", momentum=0.8, epsilon=1e-3),
+        word("dropout", rate=0.0),
+    ):
+        yield layer, shape
+    units = int(random.integers(1, 5))
+    yield word("dense", units=units, bias=bool(random.integers(2))), (*shape[:-1], units)
+    if len(shape) > 1:
+        yield word("flatten"), (prod(shape),)
+        yield word("reshape", shape=tuple(reversed(shape))), tuple(reversed(shape))
+
+
+def _merges(random: np.random.Generator, shapes: list[Shape]) -> Iterator[tuple[Word, tuple[int, ...], Shape]]:
+    """Layers of the newest tensor with an earlier one of the same shape."""
+    last = len(shapes) - 1
+    others = [i for i, shape in enumerate(shapes) if shape == shapes[last]]
+    other = int(random.choice(others))
+    for merge in ("add", "subtract", "multiply"):
+        yield word(merge), (last, other), shapes[last]
+    axis = int(random.integers(len(shapes[last])))
+    joined = tuple(2 * d if i == axis else d for i, d in enumerate(shapes[last]))
+    if joined[axis] <= 8:
+        yield word("concat", axis=axis), (last, other), joined
+
+
+def draw(seed: int) -> Drawn:
+    """A random valid network of some three to eight layers on images, sequences or plain vectors."""
+    random = np.random.default_rng(seed)
+    start: Shape = [(int(random.integers(2, 5)),), (3, int(random.integers(2, 4))), (2, 5, 6), (3, 4, 4)][
+        int(random.integers(4))
+    ]
+    shapes, nodes = [start], []
+
+    def put(layer: Word, operands: tuple[int, ...], shape: Shape) -> None:
+        nodes.append(Node(layer, operands, shape))
+        shapes.append(shape)
+
+    for _ in range(int(random.integers(2, 7))):
+        last = len(shapes) - 1
+        choices = [(layer, (last,), shape) for layer, shape in _anything(random, shapes[last])]
+        if len(shapes[last]) == 3:
+            images = [(layer, (last,), shape) for layer, shape in _images(random, shapes[last])]
+            choices += 3 * images[:3] + images[3:]
+        merges = list(_merges(random, shapes)) if last else []
+        pool = merges if merges and random.random() < 0.25 else choices
+        put(*pool[int(random.integers(len(pool)))])
+    if len(shapes[-1]) > 1:
+        put(word("flatten"), (len(shapes) - 1,), (prod(shapes[-1]),))
+    put(word("dense", units=3), (len(shapes) - 1,), (3,))
+    kind = int(random.integers(5))
+    if kind == 0:
+        put(word("softmax"), (len(shapes) - 1,), (3,))
+        return Drawn(start, tuple(nodes), word("cross_entropy", smoothing=0.1), True)
+    if kind == 1:
+        put(word("sigmoid"), (len(shapes) - 1,), (3,))
+        return Drawn(start, tuple(nodes), word("binary_cross_entropy"), False)
+    loss = [word("mse"), word("quadratic"), word("huber", delta=0.7)][kind - 2]
+    return Drawn(start, tuple(nodes), loss, False)
+
+
+# Finite differences
+
+
+def differences(function: Callable[[], float], array: Array, step: float = 1e-5) -> Array:
+    """Central differences of a function of the array's present content."""
+    slope = np.empty_like(array)
+    for place in np.ndindex(array.shape):
+        kept = array[place]
+        array[place] = kept + step
+        above = function()
+        array[place] = kept - step
+        below = function()
+        array[place] = kept
+        slope[place] = (above - below) / (2 * step)
+    return slope
+
+
+def check_gradients(model: Any, batch: Mapping[str, Array], tolerance: float = 1e-6) -> None:
+    """Every gradient against central differences of the objective, relative to the largest element."""
+    _, found = model.gradients(batch)
+    wanted = {
+        name: differences(lambda: model.gradients(batch)[0], model.parameters[name])
+        for name in found
+        if "running" not in name
+    }
+    largest = max(float(np.abs(w).max()) for w in wanted.values())
+    assert largest > 1e-8, "nothing depends on the parameters: the comparison would be empty"
+    for name, slope in wanted.items():
+        np.testing.assert_allclose(found[name], slope, rtol=0, atol=tolerance * largest, err_msg=name)
+
+
+def kink_margin(model: Any, batch: Mapping[str, Array]) -> float:
+    """How far the objective is from where a slope jumps: at comparisons, absolute values and maxima of windows."""
+    model.gradients(batch)
+    program = model.program
+    objective = program.objective(program.training_forward, model._targets, model.samples)
+    order = Graph({"loss": objective.loss()}).order()
+    watched: dict[str, Value] = {}
+    windows: dict[str, tuple[Value, Mapping[str, Any]]] = {}
+    for value in order:
+        key = str(value.serial)
+        if value.op in ("maximum", "minimum", "greater", "greater_equal", "less", "less_equal"):
+            watched[key] = value.operands[0] - value.operands[1]
+        elif value.op in ("absolute", "sign"):
+            watched[key] = value.operands[0]
+        elif value.op == "max_pool":
+            windows[key] = value.operands[0], value.attributes
+    outputs = watched | {key: x for key, (x, _) in windows.items()}
+    if not outputs:
+        return np.inf
+    found = Executor(Graph(outputs), model.variables, model.randomness, Arena()).run(batch)
+    margins = [float(np.abs(found[key]).min()) for key in watched]
+    margins += [_gap(found[key], attributes) for key, (_, attributes) in windows.items()]
+    return min(margins)
+
+
+def _gap(x: Array, attributes: Mapping[str, Any]) -> float:
+    """The least difference between the two largest elements of a window."""
+    padded = np.pad(x, ((0, 0), (0, 0), *attributes["padding"]), constant_values=-np.inf)
+    (high, wide), (down, right) = attributes["window"], attributes["stride"]
+    if high * wide == 1:
+        return np.inf
+    views = sliding_window_view(padded, (high, wide), (2, 3))[:, :, ::down, ::right].reshape(-1, high * wide)
+    ordered = np.sort(views, -1)
+    return float((ordered[:, -1] - ordered[:, -2]).min())
+
+
+def random_model(seed: int, n: int = 4, margin: float = 1e-3) -> tuple[Drawn, Any, dict[str, Array]]:
+    """A random network, initialised, with a batch at which no slope jumps within the margin."""
+    for attempt in range(50):
+        drawn = draw(seed + 10_000 * attempt)
+        model = nnc.compile(drawn.text).init(seed)
+        batch = drawn.batch(n, seed)
+        spread(model, seed)
+        if kink_margin(model, batch) > margin:
+            return drawn, model, batch
+    raise AssertionError(f"no smooth network from seed {seed}")
+
+
+def spread(model: Any, seed: int) -> None:
+    """Parameters away from zeros and ones, so that a wrong bias or scale shows."""
+    random = np.random.default_rng(seed)
+    for name, array in model.parameters.items():
+        array[...] = (
+            random.uniform(0.5, 1.5, array.shape)
+            if name.endswith(("scale", "running_var"))
+            else random.normal(0, 0.6, array.shape)
+        )
