@@ -153,6 +153,7 @@ class Checker:
         source: Bound | None = None
         split: Bound | None = None
         entries: dict[str, syntax.Entry] = {}
+        named = {entry.name.text for entry in section.entries}
         for entry in section.entries:
             name = entry.name
             if not isinstance(entry, syntax.Entry):
@@ -163,10 +164,10 @@ class Checker:
                 self.findings.add("E217", name.span, help="leave it out", what=f"the key `{name.text}` of data")
             else:
                 entries[name.text] = entry
-        if "source" not in entries:
+        if "source" not in named:
             self.findings.add("E204", section.keyword.span, "give source: where rows come from", operation="data", argument="source",
                               help='write source = csv("file.csv")')  # fmt: skip
-        else:
+        elif "source" in entries:
             source = self.resolver.call(Kind.SOURCE, entries.pop("source").value, self.lets)
         if "split" in entries:
             split = self.resolver.call(Kind.SPLIT, entries.pop("split").value, self.lets)

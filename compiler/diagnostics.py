@@ -141,7 +141,7 @@ def render_text(diagnostic: Diagnostic) -> str:
     if source is not None and diagnostic.span is not None:
         places = [(diagnostic.span, diagnostic.label, "^")]
         places += [(note.span, note.text, "-") for note in diagnostic.notes]
-        width = max(len(str(source.location(span.start)[0])) for span, _, _ in places)
+        width = max(2, *(len(str(source.location(span.start)[0])) for span, _, _ in places))
         bar = " " * (width + 1) + "|"
         for index, (span, label, mark) in enumerate(places):
             line, column = source.location(span.start)

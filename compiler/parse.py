@@ -1,14 +1,18 @@
 """Text -> AST. The only importer of lark.
 
-The tokens of a file are cut into its items (a keyword outside all brackets starts one) and every item is parsed by
-itself, so that a mistake in one section hides none in another. Nesting is bounded on the tokens, before anything
-recursive sees them.
+A mistake must not hide another one. The tokens of a file are cut into its items (a keyword outside all brackets starts one),
+and an item that does not parse into its statements, each of which is then read by itself. What cannot be read is reported once
+and takes part as a `BROKEN` token, a value that nobody complains about again. Nesting is bounded on the tokens, before
+anything recursive sees them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from lark import Lark, Token, Tree
@@ -16,22 +20,25 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from .. import grammar
 from . import syntax
-from .diagnostics import Findings, did_you_mean
+from .build import Builder
+from .diagnostics import Findings, did_you_mean, suggestion
 from .source import Source, Span
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
 MAX_NESTING = 60
 MAX_LEXICAL_ERRORS = 20
 RESERVED = frozenset(("let", "data", "train", "tune", "export", "network", "block", "shared", "return", "in", "true", "false"))
 
 _OPENING = {"LPAR": ")", "LSQB": "]", "LBRACE": "}"}
 _CLOSING = frozenset(("RPAR", "RSQB", "RBRACE"))
-_ITEM_WORDS = {"LET", "BLOCK", "NETWORK", "SHARED", "DATA", "TRAIN", "TUNE", "EXPORT"}
+_ITEM_WORDS = frozenset(("LET", "BLOCK", "NETWORK", "SHARED", "DATA", "TRAIN", "TUNE", "EXPORT"))
+_ITEMS = ("let", "block", "shared block", "network", "data", "train", "tune", "export")
 _SPOKEN = {
     "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "COMMA": "`,`",
     "EQUAL": "`=`", "COLON": "`:`", "DOT": "`.`", "PLUS": "`+`", "MINUS": "`-`", "TIMES": "`*`", "OVER": "`/`",
     "FLOOR_OVER": "`//`", "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "$END": "the end",
 }  # fmt: skip
+_WHERE = {"item": "the file", "let": "the `let`", "statement": "the statement", "entry": "the entry", "value": "the value"}
 
 
 @cache
@@ -41,142 +48,356 @@ def _lark() -> Lark:
 
 
 def parse(source: Source, findings: Findings) -> syntax.File:
-    """The AST of a file; what could not be read is in the findings and missing from the AST."""
+    """The AST of a file; what could not be read is in the findings, and missing from the AST or broken in it."""
     if len(source.text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        findings.add("E105", Span(0, 1), f"the limit is {MAX_BYTES:,} bytes", help="move data into a file of its own")
+        findings.add("E105", Span(0, 1), f"the limit is {MAX_BYTES:,} bytes", help="write data into a file of its own")
         return syntax.File((), (), (), ())
+    reader = _Reader(findings)
+    tokens = reader.tokens(source.text)
     items: list[object] = []
-    for tokens in _items(_tokens(source, findings), findings):
-        tree = _feed("item", tokens, findings)
+    for group in reader.groups(tokens):
+        tree = reader.item(group)
         if tree is not None:
-            items.append(_Builder(findings).item(tree))
+            items.append(Builder(findings).item(tree))
 
     def of(kind: type) -> tuple:  # type: ignore[type-arg]
         return tuple(item for item in items if isinstance(item, kind))
 
-    return syntax.File(of(syntax.Let), of(syntax.Block), of(syntax.Network), of(syntax.Section))
+    mentions = Counter(str(token) for token in tokens if token.type == "NAME")
+    return syntax.File(of(syntax.Let), of(syntax.Block), of(syntax.Network), of(syntax.Section), mentions, frozenset(reader.broken))
 
 
 def parse_expression(source: Source, findings: Findings) -> syntax.Expression | None:
     """The AST of a single value, as `--set name=value` gives it."""
-    tokens = list(_tokens(source, findings))
-    for group in _balanced(tokens, findings):
-        tree = _feed("pipe", group, findings)
-        if tree is not None:
-            return _Builder(findings).expression(tree)
-    if not tokens and not findings.errors:
-        findings.add("E102", Span(0, 1), "expected a value", what="the end", help="write a number, a word or a string")
-    return None
+    reader = _Reader(findings)
+    tokens = reader.tokens(source.text)
+    if not tokens:
+        if not findings.errors:
+            findings.add("E102", Span(0, 1), "expected a value", what="end", help="write a number, a word or a string")
+        return None
+    if not reader.balanced(tokens):
+        return None
+    tree, stop = _feed("pipe", tokens)
+    if stop is not None and not reader.bad:
+        reader.unexpected(stop, tokens, "value")
+    return Builder(findings).expression(tree) if tree is not None else None
 
 
-def _tokens(source: Source, findings: Findings) -> list[Token]:
-    """The tokens, with what is no token blanked out and reported."""
-    text = source.text
-    for _ in range(MAX_LEXICAL_ERRORS):
-        try:
-            return list(_lark().lex(text))
-        except UnexpectedCharacters as stop:
-            position = stop.pos_in_stream
-            character = text[position]
+@dataclass(frozen=True)
+class _Stop:
+    """The token at `index` that does not fit, or the end, and what would have fitted."""
+
+    index: int
+    token: Token
+    accepted: frozenset[str]
+
+    @property
+    def at_end(self) -> bool:
+        return self.token.type == "$END" or self.token.start_pos is None
+
+
+def _feed(start: str, tokens: list[Token], one_from: int | None = None) -> tuple[Tree[Token] | None, _Stop | None]:
+    """The tree, or where reading stops. From `one_from` on there is one statement: a second one is what does not fit."""
+    parser = _lark().parse_interactive(start=start)
+    index = 0
+    try:
+        for index, token in enumerate(tokens):
+            if one_from is not None and index > one_from and token.type == "NAME":
+                accepted = frozenset(parser.accepts())
+                if "RBRACE" in accepted:
+                    return None, _Stop(index, token, accepted)
+            parser.feed_token(token)
+        index = len(tokens)
+        return parser.feed_eof(tokens[-1]), None
+    except UnexpectedToken as stop:
+        return None, _Stop(index, stop.token, frozenset(parser.accepts()))
+
+
+class _Reader:
+    """The tokens of one text, cut into pieces that are read by themselves."""
+
+    def __init__(self, findings: Findings):
+        self.findings = findings
+        self.bad: list[int] = []  # where the text was no token: what goes wrong around it was said already
+        self.broken: set[str] = set()  # names of items that could not be read
+
+    def tokens(self, text: str) -> list[Token]:
+        """The tokens, with what is no token reported and replaced by something of the same length."""
+        strings: set[int] = set()
+        words: set[str] = set()
+        original = text
+        while True:
+            try:
+                return [token.update(type="BROKEN") if token.start_pos in strings else token for token in _lark().lex(text)]
+            except UnexpectedCharacters as stop:
+                at = stop.pos_in_stream
+            if len(self.bad) >= MAX_LEXICAL_ERRORS:
+                return []
+            character, end, filler = text[at], at + 1, " "
             if character == '"':
-                end = text.find("\n", position)
-                end = len(text) if end < 0 else end
-                findings.add("E106", Span(position, end), "a string ends on its line", help='close it with `"`')
+                end = self._unclosed_string(text, at)
+                if end - at > 1:
+                    strings.add(at)
+                    filler = '"'
+            elif character.isalpha():
+                filler, word = "_", self._word(original, at)
+                if word not in words:
+                    words.add(word)
+                    self.findings.add("E101", Span(at, end), "names are made of a-z, A-Z, 0-9 and _", character=character,
+                                      help="write the word with these letters")  # fmt: skip
+            elif character == "'":
+                quoted = text.find("'", at + 1, text.find("\n", at) % (len(text) + 1))
+                end, help = (quoted + 1, f'write "{text[at + 1 : quoted]}"') if quoted > 0 else (end, 'write "..."')
+                if end - at > 1:
+                    strings.add(at)
+                    filler = '"'
+                self.findings.add("E101", Span(at, end), "strings stand in double quotes", help=help, character="'")
             else:
-                end = position + 1
                 shown = character if character.isprintable() else f"U+{ord(character):04X}"
-                help = "strings are written with double quotes" if character == "'" else "remove it"
-                findings.add("E101", Span(position, end), help=help, character=shown)
-            text = text[:position] + " " * (end - position) + text[end:]
+                help = {";": "leave it out: a statement ends where the next begins", "%": "write it behind a number: 80%"}.get(character, "leave it out")
+                self.findings.add("E101", Span(at, end), help=help, character=shown)
+            self.bad.append(at)
+            text = text[:at] + filler + " " * (end - at - 2) + (filler if end - at > 1 else "") + text[end:]
+
+    def _unclosed_string(self, text: str, at: int) -> int:
+        """Where an unclosed string ends as far as can be told: before closing brackets, a comma or a comment."""
+        line_end = text.find("\n", at)
+        end = at + 1
+        while end < (len(text) if line_end < 0 else line_end) and text[end] not in ")]},#":
+            end += 1
+        self.findings.add("E106", Span(at, end), "a string ends on its line", help='close it with `"`')
+        return end
+
+    @staticmethod
+    def _word(text: str, at: int) -> str:
+        start, end = at, at
+        while start and (text[start - 1].isalnum() or text[start - 1] == "_"):
+            start -= 1
+        while end < len(text) and (text[end].isalnum() or text[end] == "_"):
+            end += 1
+        return text[start:end]
+
+    # Brackets and items
+
+    def groups(self, tokens: list[Token]) -> Iterator[list[Token]]:
+        """The tokens of each item. Items whose brackets do not match are reported, and left out as broken."""
+        starts = []
+        opened: list[Token] = []
+        for index, token in enumerate(tokens):
+            before = tokens[index - 1] if index else None
+            starts_item = token.type in _ITEM_WORDS and not (token.type == "BLOCK" and before is not None and before.type == "SHARED")
+            # A keyword at the start of a line, where only a statement could stand, ends an item whose bracket was forgotten.
+            follows = tokens[index + 1].type if index + 1 < len(tokens) else ""
+            forgotten = opened and token.column == 1 and before is not None and before.type not in ("COMMA", "LPAR") and follows != "EQUAL"
+            if not index or (starts_item and (not opened or forgotten)):
+                starts.append(index)
+                opened = []
+            if token.type in _OPENING:
+                opened.append(token)
+                if len(opened) > MAX_NESTING:
+                    self.findings.add("E104", _span(token), f"more than {MAX_NESTING} brackets are open here", help="name the parts")
+                    self.broken.update(str(t) for t in tokens if t.type == "NAME")
+                    tokens = tokens[: starts[-1]]
+                    starts.pop()
+                    break
+            elif token.type in _CLOSING:
+                while opened and _OPENING[opened[-1].type] != str(token):
+                    opened.pop()
+                if opened:
+                    opened.pop()
+        for start, end in pairwise([*starts, len(tokens)]):
+            group = tokens[start:end]
+            if group[0].type not in _ITEM_WORDS:
+                self._no_item(group[0])
+            elif self.balanced(group):
+                yield group
+            else:
+                self._break(group)
+
+    def _no_item(self, token: Token) -> None:
+        close = suggestion(str(token), _ITEMS)
+        help = f"did you mean `{close}`?" if close else f"write one of {', '.join(_ITEMS)}"
+        if not self._was_bad(_span(token)):
+            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=help)
+
+    def _break(self, group: list[Token]) -> None:
+        """Remember the name of an item that cannot be used."""
+        self.broken.update(str(t) for t in group[:3] if t.type == "NAME")
+        if not self.findings.errors:
+            raise AssertionError("what is left out has been reported")
+
+    def balanced(self, group: list[Token]) -> bool:
+        """Whether brackets match; the first that does not is reported."""
+        opened: list[Token] = []
+        for token in group:
+            if token.type in _OPENING:
+                opened.append(token)
+            elif token.type in _CLOSING:
+                if all(_OPENING[bracket.type] != str(token) for bracket in opened):
+                    self.findings.add("E103", _span(token), "no bracket for it is open here", bracket=str(token), help="leave it out")
+                    return False
+                if _OPENING[opened[-1].type] != str(token):
+                    bracket = opened[-1]
+                    if not self._was_bad(Span(_span(bracket).start, _span(token).end)):
+                        self.findings.add("E103", _span(token), f"`{bracket}` of line {bracket.line} is still open", bracket=str(token),
+                                          help=f"write `{_OPENING[bracket.type]}` first")  # fmt: skip
+                    return False
+                opened.pop()
+        if opened:
+            if not self._was_bad(Span(_span(opened[-1]).start, _span(group[-1]).end)):
+                close = _OPENING[opened[-1].type]
+                self.findings.add("E103", _span(opened[-1]), "opened here, never closed", bracket=str(opened[-1]), help=f"add `{close}`")
+            return False
+        return True
+
+    def _was_bad(self, span: Span) -> bool:
+        return any(span.start <= at <= span.end for at in self.bad)
+
+    # Items and statements
+
+    def item(self, group: list[Token]) -> Tree[Token] | None:
+        """The tree of an item; statements that cannot be read are broken in it."""
+        tree, stop = _feed("item", group)
+        if stop is None:
+            return tree
+        repaired = self._repaired(group, stop)
+        if repaired:
+            tree, stop = _feed("item", repaired)
+            if stop is None:
+                return tree
+        self._break(group)
+        return None
+
+    def _repaired(self, group: list[Token], stop: _Stop) -> list[Token]:
+        """The tokens with every unreadable statement reported and replaced; none where the item cannot be used."""
+        if group[0].type == "LET":
+            if "$END" in stop.accepted and stop.index:
+                self._stray(group[stop.index], stop, group)
+                return group[: stop.index]
+            self.unexpected(stop, group, "let")
+            named = len(group) > 2 and group[1].type == "NAME" and group[2].type == "EQUAL" and stop.index > 2
+            return [*group[:3], _broken(group[2])] if named else []
+        opening = next((i for i, token in enumerate(group) if token.type == "LBRACE"), None)
+        if opening is None:
+            self.unexpected(stop, group, "item")
+            return []
+        depth, closing = 0, opening
+        for closing in range(opening, len(group)):
+            depth += {"LBRACE": 1, "RBRACE": -1}.get(group[closing].type, 0)
+            if depth == 0:
+                break
+        brace = group[closing]
+        if closing + 1 < len(group):
+            self._stray(group[closing + 1], stop, group)
+        header = group[: opening + 1]
+        _, problem = _feed("item", [*header, brace])
+        if problem is not None:
+            self.unexpected(problem, header, "item")
+        statements = group[0].type in ("NETWORK", "BLOCK", "SHARED")
+        generic = [Token("NETWORK", ""), Token("LPAR", ""), Token("RPAR", "")] if statements else [Token("DATA", "")]
+        generic.append(Token("LBRACE", ""))
+        body = group[opening + 1 : closing]
+        kept: list[Token] = []
+        cuts = [0, *_statements(body), len(body)]
+        for start, end in pairwise(dict.fromkeys(cuts)):
+            until = _span(body[end]).start if end < len(body) else _span(brace).start
+            kept += self._statement(generic, body[start:end], brace, until, statements)
+        return [*header, *kept, brace] if problem is None else []
+
+    def _statement(self, header: list[Token], chunk: list[Token], brace: Token, until: int, network: bool) -> list[Token]:
+        """One statement, or what stands for it after a report."""
+        _, stop = _feed("item", [*header, *chunk, brace], one_from=len(header))
+        if stop is None:
+            return chunk
+        index = stop.index - len(header)
+        place = _Stop(index, stop.token, stop.accepted)
+        if not self._was_bad(Span(_span(chunk[0]).start, until)):
+            self.unexpected(place, chunk, "statement" if network else "entry")
+        if "RBRACE" in stop.accepted and 0 < index < len(chunk):
+            rest = chunk[index:]
+            kept = chunk[:index]
+        else:
+            rest, kept = chunk, []
+        target = _target(rest)
+        if target:
+            return [*kept, *target, _broken(target[-1])]
+        first = rest[0]
+        begins = first.type == "NAME" and (first is chunk[0] or first.line != chunk[rest is not chunk and index - 1].line)
+        if begins and len(rest) > 1:  # `h x -> f`: a name that lacks its `=`
+            return [*kept, first, Token.new_borrow_pos("EQUAL", "=", first), _broken(first)]
+        return kept
+
+    def _stray(self, token: Token, stop: _Stop, group: list[Token]) -> None:
+        """Something between two items."""
+        if self._was_bad(_span(token)):
+            return
+        close = suggestion(str(token), _ITEMS) if token.type == "NAME" else ""
+        if close:
+            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=f"did you mean `{close}`?")
+        else:
+            self.unexpected(_Stop(group.index(token), token, stop.accepted), group, "item")
+
+    # What to say
+
+    def unexpected(self, stop: _Stop, tokens: list[Token], where: str) -> None:
+        """Report the token that does not fit."""
+        token, end = stop.token, stop.index >= len(tokens)
+        span = _span(tokens[-1]) if end else _span(token)
+        if self._was_bad(Span(_span(tokens[0]).start, span.end)) and where in ("let", "item"):
+            return
+        what = f"end of {_WHERE[where]}" if end else f"`{token}`"
+        accepted = stop.accepted - {"BROKEN"}
+        wanted = sorted({_spoken(name) for name in accepted})
+        label = f"expected {' or '.join(wanted)}" if len(wanted) <= 3 else ""
+        value = {"NUMBER", "STRING", "LSQB"} <= accepted
+        if not end and str(token) in RESERVED and "NAME" in accepted:
+            label, help = "this word is reserved", f"choose another name, such as `{token}_`"
+        elif value:
+            label, help = "", "a value belongs here: a number, a string, a name, a call or a list"
+        elif accepted == {"NAME"} or ("RETURN" in accepted and "NAME" in accepted and stop.index == 0):
+            label, help = "a name belongs here", "a name starts with a letter: name = value"
+        elif not end and token.type == "EQUAL":
+            help = "a statement is `name = value`; a name is one word, without dots or brackets"
+        elif where == "item" and "$END" in accepted:
+            label = "a file is made of sections"
+            help = f"the next one starts with one of {', '.join(_ITEMS)}"
+        elif len(wanted) <= 3:
+            help = f"write {' or '.join(wanted)} here"
+        elif where == "item":
+            help = "a section is `name { key = value ... }`"
+        else:
+            help = "join values with `->`, an operator or a comma; a statement is `name = value`"
+        self.findings.add("E102", span, label, what=what, help=help)
+
+
+def _statements(body: list[Token]) -> list[int]:
+    """Where statements start in a body: `return`, `a, b =`, `name in`, outside brackets."""
+    starts, depth = [], 0
+    for index, token in enumerate(body):
+        depth += (token.type in _OPENING) - (token.type in _CLOSING)
+        inside = index > 0 and body[index - 1].type in ("COMMA", "RETURN")
+        if depth == 0 and (token.type == "RETURN" or (not inside and _target(body[index:]))):
+            starts.append(index)
+    return starts
+
+
+def _target(tokens: list[Token]) -> list[Token]:
+    """The leading `a, b =` or `name in` or `return` of a statement; empty where there is none."""
+    if tokens and tokens[0].type == "RETURN":
+        return tokens[:1]
+    index = 0
+    while index + 1 < len(tokens) and tokens[index].type == "NAME":
+        following = tokens[index + 1].type
+        if following in ("EQUAL", "IN"):
+            return tokens[: index + 2]
+        if following != "COMMA":
+            break
+        index += 2
     return []
 
 
-def _items(tokens: list[Token], findings: Findings) -> Iterator[list[Token]]:
-    """Cut balanced tokens at the keywords that start an item."""
-    for group in _balanced(tokens, findings):
-        if group and group[0].type not in _ITEM_WORDS:
-            word = str(group[0])
-            help = did_you_mean(word, ["let", "block", "shared block", "network", "data", "train", "tune", "export"])
-            findings.add("E102", _span(group[0]), "a file is made of sections", what=f"`{word}`", help=help)
-            continue
-        yield group
-
-
-def _balanced(tokens: list[Token], findings: Findings) -> Iterator[list[Token]]:
-    """Groups of tokens with matching brackets, one for each item; unbalanced ones are reported and left out."""
-    group: list[Token] = []
-    opened: list[Token] = []
-    sound = True
-    for token in tokens:
-        starts = token.type in _ITEM_WORDS and not (token.type == "BLOCK" and group and group[-1].type == "SHARED")
-        # A keyword in a position where only an item can start also ends an item whose brace was forgotten.
-        forgotten = (
-            len(opened) == 1 and opened[0].type == "LBRACE" and starts and token.column == 1 and group[-1].type != "LBRACE"
-        )
-        if starts and (not opened or forgotten):
-            if opened:
-                _unclosed(opened[-1], findings)
-                sound = False
-            if group and sound:
-                yield group
-            group, opened, sound = [], [], True
-        group.append(token)
-        if token.type in _OPENING:
-            opened.append(token)
-            if len(opened) > MAX_NESTING:
-                findings.add("E104", _span(token), f"more than {MAX_NESTING} brackets are open here", help="name the parts")
-                return
-        elif token.type in _CLOSING:
-            if not opened:
-                if sound:
-                    findings.add("E103", _span(token), "nothing is open here", bracket=str(token), help="remove it")
-                sound = False
-            elif _OPENING[opened[-1].type] != str(token):
-                if sound:
-                    findings.add(
-                        "E103", _span(token), f"`{opened[-1]}` of line {opened[-1].line} is still open",
-                        bracket=str(token), help=f"write `{_OPENING[opened[-1].type]}` first",
-                    )  # fmt: skip
-                sound = False
-                opened.pop()
-            else:
-                opened.pop()
-    if opened and sound:
-        _unclosed(opened[-1], findings)
-    elif group and sound:
-        yield group
-
-
-def _unclosed(bracket: Token, findings: Findings) -> None:
-    close = _OPENING[bracket.type]
-    findings.add("E103", _span(bracket), "opened here, never closed", bracket=str(bracket), help=f"add `{close}`")
-
-
-def _feed(start: str, tokens: list[Token], findings: Findings) -> Tree[Token] | None:
-    parser = _lark().parse_interactive(start=start)
-    try:
-        for token in tokens:
-            parser.feed_token(token)
-        tree: Tree[Token] = parser.feed_eof(tokens[-1])
-        return tree
-    except UnexpectedToken as stop:
-        token = stop.token
-        expected = sorted({_spoken(name) for name in stop.accepts or stop.expected})
-        label = f"expected {', '.join(expected)}" if len(expected) <= 4 else ""
-        at_end = token.type == "$END"
-        span = _span(tokens[-1]) if at_end else _span(token)
-        what = "the end" if at_end else f"`{token}`"
-        help = "a section is `name { key = value ... }`"
-        if str(token) in RESERVED and "a name" in expected:
-            label, help = "this word is reserved", f"choose another name, such as `{token}_`"
-        elif len(expected) <= 4:
-            help = f"write {expected[0]} here" if len(expected) == 1 else "write one of these here"
-        elif token.type == "EQUAL":
-            help = "a statement is `name = value`; a name is one word, without dots or brackets"
-        else:
-            help = "a value belongs here: a number, a string, a name, a call or a list"
-        findings.add("E102", span, label, what=what, help=help)
-        return None
+def _broken(at: Token) -> Token:
+    return Token.new_borrow_pos("BROKEN", "?", at)
 
 
 def _spoken(terminal: str) -> str:
@@ -186,167 +407,3 @@ def _spoken(terminal: str) -> str:
 def _span(token: Token) -> Span:
     assert token.start_pos is not None
     return Span(token.start_pos, token.start_pos + len(str(token)))
-
-
-class _Builder:
-    """Tree -> AST, one method for each rule; recursion is bounded by MAX_NESTING."""
-
-    def __init__(self, findings: Findings):
-        self.findings = findings
-
-    def item(self, tree: Tree[Token]) -> object:
-        child = tree.children[0]
-        assert isinstance(child, Tree)
-        return getattr(self, f"_{child.data}")(child)
-
-    @staticmethod
-    def _tree_span(tree: Tree[Token]) -> Span:
-        return Span(tree.meta.start_pos, tree.meta.end_pos)
-
-    @staticmethod
-    def _identifier(token: Token) -> syntax.Identifier:
-        return syntax.Identifier(str(token), _span(token))
-
-    def _let(self, tree):  # type: ignore[no-untyped-def]
-        name, value = tree.children
-        return syntax.Let(self._identifier(name), self.expression(value), self._tree_span(tree))
-
-    def _block(self, tree):  # type: ignore[no-untyped-def]
-        shared, name, *parameters, body = tree.children
-        given = tuple(
-            syntax.Parameter(self._identifier(p.children[0]), self.expression(p.children[1]) if p.children[1] else None)
-            for p in parameters
-            if p is not None
-        )
-        return syntax.Block(self._identifier(name), shared is not None, given, self._body(body), self._tree_span(tree))
-
-    def _network(self, tree):  # type: ignore[no-untyped-def]
-        name, *inputs, body = tree.children
-        given = tuple(self._input(i) for i in inputs if i is not None)
-        identifier = self._identifier(name) if name is not None else None
-        return syntax.Network(identifier, given, self._body(body), self._tree_span(tree))
-
-    def _input(self, tree):  # type: ignore[no-untyped-def]
-        name, type_tree = tree.children
-        dtype, *dims = type_tree.children
-        values = tuple(self.expression(d) for d in dims if d is not None)
-        span = self._tree_span(type_tree)
-        return syntax.Input(self._identifier(name), syntax.Type(self._identifier(dtype), values, span))
-
-    def _body(self, tree):  # type: ignore[no-untyped-def]
-        return tuple(self._assignment(s) if s.data == "assignment" else self._return(s) for s in tree.children)
-
-    def _assignment(self, tree):  # type: ignore[no-untyped-def]
-        *names, value = tree.children
-        identifiers = tuple(self._identifier(n) for n in names)
-        return syntax.Assignment(identifiers, self.expression(value), self._tree_span(tree))
-
-    def _return(self, tree):  # type: ignore[no-untyped-def]
-        results = []
-        for result in tree.children:
-            name, value = result.children
-            identifier = self._identifier(name) if name is not None else None
-            results.append(syntax.Result(identifier, self.expression(value), self._tree_span(result)))
-        return syntax.Return(tuple(results), self._tree_span(tree))
-
-    def _section(self, tree):  # type: ignore[no-untyped-def]
-        keyword, *entries = tree.children
-        made = []
-        for entry in entries:
-            kind = syntax.Entry if entry.data == "entry" else syntax.Choice
-            name, value = entry.children
-            made.append(kind(self._identifier(name), self.expression(value), self._tree_span(entry)))
-        return syntax.Section(self._identifier(keyword), tuple(made), self._tree_span(tree))
-
-    # Expressions
-
-    def expression(self, tree: Tree[Token]) -> syntax.Expression:
-        return getattr(self, f"_{tree.data}")(tree)  # type: ignore[no-any-return]
-
-    def _pipe(self, tree):  # type: ignore[no-untyped-def]
-        first, *stages = (self.expression(c) for c in tree.children)
-        if not stages:
-            return first
-        sound = []
-        for stage in stages:
-            if isinstance(stage, syntax.Name | syntax.Call):
-                sound.append(stage)
-                continue
-            help = "right of `->` stands an operation"
-            if isinstance(stage, syntax.Chain):
-                operator = stage.rest[0][0]
-                help = f"write `(x -> f) {operator} y`: the pipe binds loosest"
-            self.findings.add("E107", stage.span, help=help)
-        return syntax.Pipe(first, tuple(sound), self._tree_span(tree))
-
-    def _chain(self, tree):  # type: ignore[no-untyped-def]
-        first = self.expression(tree.children[0])
-        operators, operands = tree.children[1::2], tree.children[2::2]
-        rest = tuple((str(o), self.expression(e)) for o, e in zip(operators, operands, strict=True))
-        return syntax.Chain(first, rest, self._tree_span(tree))
-
-    _sum = _product = _chain
-
-    def _negative(self, tree):  # type: ignore[no-untyped-def]
-        operand = self.expression(tree.children[1])
-        if isinstance(operand, syntax.Number):
-            return syntax.Number(-operand.value, self._tree_span(tree))
-        return syntax.Negative(operand, self._tree_span(tree))
-
-    def _number(self, tree):  # type: ignore[no-untyped-def]
-        text = str(tree.children[0])
-        span = self._tree_span(tree)
-        digits = text.rstrip("%")
-        if len(digits) > 40:
-            self.findings.add("E108", span, "more than 40 characters", help="write it as 1.5e10", number=digits[:12] + "...")
-            return syntax.Number(0, span)
-        value = int(digits) if digits.isdigit() else float(digits)
-        if value in (float("inf"), float("-inf")):
-            self.findings.add("E108", span, "larger than any float64", help="use a smaller exponent", number=digits)
-            return syntax.Number(0, span)
-        return syntax.Number(value / 100 if text.endswith("%") else value, span)
-
-    def _string(self, tree):  # type: ignore[no-untyped-def]
-        token = str(tree.children[0])[1:-1]
-        return syntax.Text(_unescape(token), self._tree_span(tree))
-
-    def _boolean(self, tree):  # type: ignore[no-untyped-def]
-        return syntax.Boolean(str(tree.children[0]) == "true", self._tree_span(tree))
-
-    def _list(self, tree):  # type: ignore[no-untyped-def]
-        return syntax.List(tuple(self.expression(c) for c in tree.children if c is not None), self._tree_span(tree))
-
-    def _group(self, tree):  # type: ignore[no-untyped-def]
-        return self.expression(tree.children[0])
-
-    def _name(self, tree):  # type: ignore[no-untyped-def]
-        return syntax.Name(".".join(str(c) for c in tree.children), self._tree_span(tree))
-
-    def _call(self, tree):  # type: ignore[no-untyped-def]
-        name, *arguments = tree.children
-        made, seen = [], False
-        for argument in arguments:
-            if argument is None:
-                continue
-            label, value = argument.children
-            span = self._tree_span(argument)
-            identifier = self._identifier(label.children[0]) if label is not None else None
-            if identifier is None and seen:
-                self.findings.add("E109", span, "positional", help="put positional arguments first")
-            seen = seen or identifier is not None
-            made.append(syntax.Argument(identifier, self.expression(value), span))
-        return syntax.Call(self._name(name), tuple(made), self._tree_span(tree))
-
-
-def _unescape(text: str) -> str:
-    """Backslash escapes of strings: \\n, \\t, and any other character for itself."""
-    parts, escaped = [], False
-    for character in text:
-        if escaped:
-            parts.append({"n": "\n", "t": "\t"}.get(character, character))
-            escaped = False
-        elif character == "\\":
-            escaped = True
-        else:
-            parts.append(character)
-    return "".join(parts)

@@ -88,6 +88,8 @@ class Resolver:
     def evaluate(self, expression: syntax.Expression, scope: Scope) -> Any:
         """A constant, a tensor that a name stands for, or a Deferred."""
         match expression:
+            case syntax.Broken():
+                return UNKNOWN
             case syntax.Number(value=value) | syntax.Boolean(value=value):
                 return value
             case syntax.Text(value=value):
@@ -162,6 +164,8 @@ class Resolver:
 
     def call(self, kind: Kind, node: syntax.Expression, scope: Scope) -> Bound | None:
         """A word or call as an operation of a kind, with validated arguments."""
+        if isinstance(node, syntax.Broken):
+            return None
         if isinstance(node, syntax.Name):
             value = scope.find(node.text)
             if isinstance(value, Deferred):

@@ -5,7 +5,8 @@ Chains of arithmetic and of pipes are flat, so that a long line costs no recursi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .source import Span
 
@@ -88,7 +89,14 @@ class Pipe:
     span: Span
 
 
-Expression = Number | Text | Boolean | List | Name | Call | Negative | Chain | Pipe
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A value that could not be read and was reported: what depends on it stays silent."""
+
+    span: Span
+
+
+Expression = Broken | Number | Text | Boolean | List | Name | Call | Negative | Chain | Pipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +202,5 @@ class File:
     blocks: tuple[Block, ...]
     networks: tuple[Network, ...]
     sections: tuple[Section, ...]
+    mentions: Mapping[str, int] = field(default_factory=dict)  # how often each name stands in the text
+    broken: frozenset[str] = frozenset()  # names of items that could not be read
