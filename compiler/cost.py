@@ -8,7 +8,6 @@ from math import prod
 from .experiment import Ref
 from .ir import Shape, Value, concrete, dims
 from .pipeline import Program
-from .plan import plan
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ def flops(value: Value, n: int = 1) -> int:
     match value.op:
         case "matmul":
             a = value.operands[0]
-            inner = a.shape[-2] if value.attributes["transpose_a"] else a.shape[-1]
-            return 2 * size * concrete((inner,), n)[0]
+            return 2 * size * concrete(a.shape, n)[-2 if value.attributes["transpose_a"] else -1]
         case "conv2d":
             return 2 * size * prod(concrete(value.operands[1].shape[1:], n))
         case "max_pool" | "avg_pool":
@@ -74,18 +72,7 @@ def cost(program: Program) -> Cost:
         count = sum(prod(p.shape) for p in own)
         layers.append(LayerCost(path, application.bound.name, _shown(result.shape), count, by_path.pop(path, 0)))
     parameters = sum(prod(p.shape) for p in forward.parameters.values())
-    item = 8 if program.dtype == "float64" else 4
-    batch = 1
-    training = None
-    if program.train is not None:
-        data = program.experiment.data
-        rows = (data.schema.rows if data is not None else None) or 1
-        batch = program.train.batch if isinstance(program.train.batch, int) else rows
-        step = program.step(samples=1)
-        slots = sum(kind.nbytes(1) for kind in step.slots.values())
-        inputs = sum(v.type.nbytes(batch) for v in step.graph.leaves("input").values())
-        training = plan(step.graph, batch).arena_bytes + slots + inputs + parameters * item
-    made = plan(program.inference_graph, batch)
-    inputs = sum(v.type.nbytes(batch) for v in program.inference_graph.leaves("input").values())
     total = sum(flops(v) for v in program.inference_graph.order())
-    return Cost(tuple(layers), parameters, total, batch, parameters * item, training, made.arena_bytes + inputs + parameters * item)
+    batch = program.batch
+    training = program.training_bytes(batch) if program.train is not None else None
+    return Cost(tuple(layers), parameters, total, batch, program.parameter_bytes, training, program.inference_bytes(batch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from . import advice, training
 from .check import check
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Experiment, TrainParams
-from .ir import Graph
+from .ir import ITEM_BYTES, Graph
 from .lower import MAX_BYTES, Forward, lower
 from .operation import Reference
 from .parse import parse
 from .passes import optimised
-from .plan import Plan, plan
+from .plan import plan
 from .prepare import NotKnownYet, Prepared, check_feeds, prepare
 from .schema import Schema
 from .source import Source
@@ -108,8 +109,33 @@ class Program:
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
         return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
 
-    def step_plan(self, n: int) -> Plan:
-        return plan(self.step(samples=1).graph, n)
+    @property
+    def parameter_bytes(self) -> int:
+        return sum(prod(p.shape) for p in self.inference.parameters.values()) * ITEM_BYTES[self.dtype]
+
+    def training_bytes(self, n: int) -> int:
+        """Bytes of all arrays that a step on n samples keeps at once: parameters, state, batch and arena."""
+        step = self.step(samples=1)
+        slots = sum(kind.nbytes(1) for kind in step.slots.values())
+        return plan(step.graph, n).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
+
+    def inference_bytes(self, n: int) -> int:
+        """Bytes of all arrays that a prediction for n samples keeps at once."""
+        graph = self.inference_graph
+        return plan(graph, n).arena_bytes + self._input_bytes(graph, n) + self.parameter_bytes
+
+    @staticmethod
+    def _input_bytes(graph: Graph, n: int) -> int:
+        return sum(value.type.nbytes(n) for value in graph.leaves("input").values())
+
+    @property
+    def batch(self) -> int:
+        """Samples in a step; 1 without a train section or where only the whole source tells."""
+        if self.train is None:
+            return 1
+        data = self.experiment.data
+        rows = data.schema.rows if data is not None else None
+        return self.train.batch if isinstance(self.train.batch, int) else rows or 1
 
 
 def analyse(
@@ -224,17 +250,14 @@ def _check_export(program: Program) -> None:
 
 
 def _check_budget(program: Program, max_bytes: int) -> None:
-    """Parameters, state and the arena of the largest step stay within the limit."""
-    data, train = program.experiment.data, program.train
-    if train is None or (data is not None and len(program.prepared) < len(data.names)):
-        return
-    rows = data.schema.rows if data is not None else None
-    n = train.batch if isinstance(train.batch, int) else (rows or 1)
-    needed = program.step_plan(n).arena_bytes
+    """Everything that a step, or a prediction, keeps at once stays within the limit."""
+    data, train, findings = program.experiment.data, program.experiment.train, program.findings
+    waiting = data is not None and len(program.prepared) < len(data.names)
+    needed = program.parameter_bytes
+    if needed <= max_bytes:
+        n = program.batch
+        needed = program.inference_bytes(n) if train is None or waiting else program.training_bytes(n)
     if needed > max_bytes:
-        section = program.experiment.train
-        assert section is not None
-        program.findings.add("E307", section.at("batch"), f"a step of {n:,} samples takes {needed / 2**30:,.1f} GiB", what="training",
-                             help="use a smaller batch, or raise --max-bytes")  # fmt: skip
-
-
+        label = f"{needed / 2**30:,.1f} GiB at batch {program.batch:,}, {program.parameter_bytes / 2**30:,.1f} GiB of them parameters"
+        findings.add("E307", train.at("batch") if train is not None else program.experiment.network.outputs[0].span, label,
+                     what="training" if train is not None else "the network", help="use fewer units or a smaller batch, or raise --max-bytes")  # fmt: skip
