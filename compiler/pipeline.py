@@ -109,6 +109,14 @@ class Program:
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
         return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
 
+    def needs_data(self) -> bool:
+        """Whether a model of this program depends on rows: on what a data step learns, or on how many rows train."""
+        data = self.experiment.data
+        if data is None:
+            return False
+        learns = any(step.bound.operation.extra.get("learns") for name in data.names.values() for step in name.steps)
+        return learns or (self.train is not None and self.objective(self.inference, samples=1).needs_samples())
+
     @property
     def parameter_bytes(self) -> int:
         return sum(prod(p.shape) for p in self.inference.parameters.values()) * ITEM_BYTES[self.dtype]

@@ -9,6 +9,7 @@ from .compiler.diagnostics import SpecError
 
 if TYPE_CHECKING:
     from .compiler.pipeline import Program as _Checked
+    from .runtime.data.dataset import Dataset
     from .runtime.model import Model
     from .runtime.train import Result
 
@@ -19,16 +20,26 @@ __all__ = ["Program", "SpecError", "compile", "load", "train"]
 class Program:
     """A compiled spec, ready to be initialised."""
 
-    def __init__(self, checked: _Checked):
-        self._checked = checked
+    def __init__(self, checked: _Checked, root: Path):
+        self._checked, self._root = checked, root
+        self._data: Dataset | None = None
 
     def init(self, seed: int | None = None) -> Model:
-        """Parameters and optimiser state; the seed of the train section when none is given."""
+        """Parameters and optimiser state; the seed of the train section when none is given.
+
+        The data is read only if something depends on it: a step that learns, or a penalty scaled by the number of samples.
+        """
         from .runtime.model import Model
 
-        train = self._checked.train
+        if self._data is None and self._checked.needs_data():
+            from .runtime.data.dataset import load as load_data
+
+            self._checked, self._data = load_data(self._checked, self._root)
+        train, data = self._checked.train, self._data
         chosen = seed if seed is not None else train.seed if train is not None else 0
-        return Model(self._checked, chosen)
+        if data is None:
+            return Model(self._checked, chosen)
+        return Model(self._checked, chosen, data.learned.arrays, data.rows("train"))
 
     @property
     def advice(self) -> list[Any]:
@@ -45,7 +56,8 @@ def compile(spec: str | Path, *, data_root: str | Path | None = None, **constant
         source, root = Source("<text>", spec), Path()
     else:
         source, root = read(Path(spec)), Path(spec).parent
-    return Program(analyse(source, root=Path(data_root) if data_root is not None else root, overrides=constants))
+    root = Path(data_root) if data_root is not None else root
+    return Program(analyse(source, root=root, overrides=constants), root)
 
 
 def load(path: str | Path) -> Model:
