@@ -164,7 +164,7 @@ def expand(x: Value, like: Value, axes: tuple[int, ...]) -> Value:
 
 
 def _power_gradient(g: Value, y: Value, x: Value, e: Value) -> tuple[Value | None, ...]:
-    return g * e * apply("power", x, e - 1.0), None
+    return g * e * apply("power", x, e - 1.0), g * y * apply("log", x)
 
 
 def _reduce_max_gradient(g: Value, y: Value, x: Value) -> tuple[Value | None, ...]:
