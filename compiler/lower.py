@@ -17,7 +17,11 @@ from .operation import Bound, Draw, Fan, Kind, Weighted, find
 from .source import Span
 
 MAX_BYTES = 16 * 2**30
-PENALISED_ROLES = frozenset(("weight", "W", "R"))
+
+
+def is_weight(role: str) -> bool:
+    """Whether penalties and weight decay apply to a role: to weights, never to biases and norms."""
+    return role in ("W", "R") or role.endswith("weight")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Parameter:
     @property
     def decays(self) -> bool:
         """Whether penalties and weight decay apply: weights, not biases and norms."""
-        return self.role in PENALISED_ROLES
+        return is_weight(self.role)
 
 
 @dataclass
@@ -72,11 +76,19 @@ class LayerBuild:
         return self.forward.dtype
 
     def parameter(
-        self, role: str, shape: tuple[int, ...], init: Bound | None = None, *, fan: Fan | None = None, start: float = 0.0
+        self,
+        role: str,
+        shape: tuple[int, ...],
+        init: Bound | None = None,
+        *,
+        fan: Fan | None = None,
+        start: float = 0.0,
+        draw: Draw | None = None,
     ) -> Value:
-        draw = Draw("constant", start)
-        if fan is not None:
-            word = self.auto_init if role in PENALISED_ROLES else "zeros"
+        draw = draw or Draw("constant", start)
+        if init is not None or (fan is not None and draw == Draw("constant", 0.0)):
+            assert fan is not None
+            word = self.auto_init if is_weight(role) else "zeros"
             operation = find(Kind.INITIALISER, word)
             assert operation is not None
             chosen = Bound(operation, operation.params()) if init is None or init.name == "auto" else init
@@ -88,8 +100,9 @@ class LayerBuild:
                 raise
         return self._variable(role, shape, draw, trainable=True)
 
-    def statistic(self, role: str, shape: tuple[int, ...], start: float) -> Value:
-        value = self._variable(role, shape, Draw("constant", start), trainable=False)
+    def statistic(self, role: str, shape: tuple[int, ...], start: float | Draw) -> Value:
+        draw = start if isinstance(start, Draw) else Draw("constant", start)
+        value = self._variable(role, shape, draw, trainable=False)
         return self.forward.updates.get(value.name, value)
 
     def _variable(self, role: str, shape: tuple[int, ...], draw: Draw, trainable: bool) -> Value:
@@ -117,6 +130,9 @@ class LayerBuild:
 
     def bernoulli(self, like: Value, probability: float) -> Value:
         return apply("bernoulli", like, probability=probability, stream=self.stream)
+
+    def normal(self, like: Value) -> Value:
+        return apply("normal", like, stream=self.stream)
 
     def depends_on_parameters(self, x: Value) -> bool:
         from .ir import topological

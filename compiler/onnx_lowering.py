@@ -94,6 +94,17 @@ def _conv2d(emit: Emitter, value: Value, inputs: list[str]) -> str:
                      kernel_shape=list(value.operands[1].shape[2:]))  # fmt: skip
 
 
+def _conv_transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    a = value.attributes
+    g, w = value.operands
+    extra = []
+    for i in range(2):
+        reach = (g.shape[2 + i] - 1) * a["stride"][i] - sum(a["padding"][i]) + (w.shape[2 + i] - 1) * a["dilation"][i] + 1  # type: ignore[operator]
+        extra.append(a["size"][i] - reach)
+    return emit.node("ConvTranspose", *inputs, strides=list(a["stride"]), pads=_pads(value), dilations=list(a["dilation"]), group=a["groups"],
+                     kernel_shape=list(w.shape[2:]), output_padding=extra)  # fmt: skip
+
+
 def _pool(op: str, **more: int) -> Lowering:
     def lower(emit: Emitter, value: Value, inputs: list[str]) -> str:
         a = value.attributes
@@ -180,6 +191,7 @@ LOWERINGS: dict[str, Lowering] = {
     "tanh": _op("Tanh"),
     "sigmoid": _op("Sigmoid"),
     "softplus": _op("Softplus"),
+    "erf": _op("Erf"),
     "absolute": _op("Abs"),
     "sign": _op("Sign"),
     "add": _op("Add"),
@@ -206,6 +218,7 @@ LOWERINGS: dict[str, Lowering] = {
     "softmax": _on_axis("Softmax"),
     "log_softmax": _on_axis("LogSoftmax"),
     "conv2d": _conv2d,
+    "conv2d_input_gradient": _conv_transpose,
     "max_pool": _pool("MaxPool"),
     "avg_pool": _pool("AveragePool", count_include_pad=0),
     "reshape": _reshape,
@@ -214,6 +227,7 @@ LOWERINGS: dict[str, Lowering] = {
     "slice": _slice,
     "pad": _pad,
     "concat": _concat,
+    "gather": lambda emit, value, inputs: emit.node("Gather", *inputs, axis=0),
     "one_hot": _one_hot,
     "pick": _pick,
     "lookup": _lookup,

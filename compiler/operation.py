@@ -154,11 +154,15 @@ def names(kind: Kind) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How a parameter starts: constant(a), normal(mean a, standard deviation b) or uniform on [a, b)."""
+    """How an array starts: constant(a), normal or truncated_normal (mean a, standard deviation b), uniform on [a, b), orthogonal(gain a),
+    mask (1 with probability a, by the seed b, else 0), ahead (-1e9 above the diagonal, else 0), or an array of a file.
+    """
 
-    distribution: Literal["constant", "normal", "uniform"]
-    a: float
+    distribution: Literal["constant", "normal", "truncated_normal", "uniform", "orthogonal", "mask", "ahead", "file"]
+    a: float = 0.0
     b: float = 0.0
+    file: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +186,29 @@ class Build(Protocol):
     @property
     def dtype(self) -> str: ...
     def parameter(
-        self, role: str, shape: tuple[int, ...], init: Bound | None = None, *, fan: Fan | None = None, start: float = 0.0
+        self,
+        role: str,
+        shape: tuple[int, ...],
+        init: Bound | None = None,
+        *,
+        fan: Fan | None = None,
+        start: float = 0.0,
+        draw: Draw | None = None,
     ) -> Value:
-        """A trainable array, drawn by the initialiser with the fan, or filled with `start`."""
+        """A trainable array, drawn by the initialiser with the fan, or else as `draw` says, or filled with `start`."""
         ...
 
-    def statistic(self, role: str, shape: tuple[int, ...], start: float) -> Value:
-        """An array that training updates by a rule of the layer's own."""
+    def statistic(self, role: str, shape: tuple[int, ...], start: float | Draw) -> Value:
+        """An array that is not trained: fixed, or updated by a rule of the layer's own."""
         ...
 
     def update(self, statistic: Value, new: Value) -> None: ...
     def bernoulli(self, like: Value, probability: float) -> Value:
         """1 with the probability, else 0; fixed by the seed, the layer's path and the step."""
+        ...
+
+    def normal(self, like: Value) -> Value:
+        """Standard normal numbers; fixed by the seed, the layer's path and the step."""
         ...
 
     def depends_on_parameters(self, x: Value) -> bool: ...

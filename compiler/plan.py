@@ -17,7 +17,7 @@ from math import prod
 from .ir import Graph, TensorType, Value, concrete
 
 ALIGNMENT = 64
-_NOT_IN_PLACE = frozenset(("where", "softplus", "cast", "is_nan"))  # kernels that read an operand after they began to write
+_NOT_IN_PLACE = frozenset(("where", "softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Elementwise primitives broadcast as NumPy and ONNX do; autodiff sums a cotangent
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi, sqrt
 from typing import Any
 
 from .ir import PRIMITIVES, Batch, Dim, Primitive, Shape, TensorType, Value, apply, constant, dims, elements
@@ -334,6 +335,7 @@ for _name, _gradient in {
     "tanh": lambda g, y, x: (g * (1.0 - y * y),),
     "sigmoid": lambda g, y, x: (g * (y * (1.0 - y)),),
     "softplus": lambda g, y, x: (g * apply("sigmoid", x),),
+    "erf": lambda g, y, x: (g * apply("exp", -(x * x)) * (2 / sqrt(pi)),),
     "absolute": lambda g, y, x: (g * apply("sign", x),),
     "sign": lambda g, y, x: (None,),
 }.items():
@@ -398,8 +400,14 @@ _define("part", lambda flat, start, shape: flat.with_shape(shape), view=True)
 
 _define("one_hot", lambda index, depth, dtype: TensorType(dtype, (*index.shape, depth)), lambda g, y, i: (None,))
 _define("pick", _pick, _pick_gradient)
+# Rows of a table [rows, ...] by index, and rows added into a table of zeros by index.
+_define("gather", lambda table, index: table.with_shape((*index.shape, *table.shape[1:])),
+        lambda g, y, table, index: (apply("scatter_add", g, index, rows=table.shape[0]), None))  # fmt: skip
+_define("scatter_add", lambda g, index, rows: g.with_shape((rows, *g.shape[index.rank :])),
+        lambda gg, y, g, index: (apply("gather", gg, index), None))  # fmt: skip
 # The position of each element among `keys`, or `default`; keys are strings, integers or floats.
 _define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))
 
-# 1 with the given probability, else 0, drawn from (seed, stream, step); the operand only gives the shape.
+# Standard normal, and 1 with the given probability, else 0: from (seed, stream, step); the operand only gives the shape.
+_define("normal", lambda x, stream: x, lambda g, y, x: (None,))
 _define("bernoulli", lambda x, probability, stream: x, lambda g, y, x: (None,))

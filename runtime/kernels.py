@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from nnc.compiler.ir import Value, concrete
 
+from .special import erf
+
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 
@@ -26,6 +28,7 @@ class Randomness:
         self.seed, self.step = seed, step
         self._bits = np.random.Philox(key=0)
         self._state: Any = self._bits.state
+        self._normal = np.random.Generator(self._bits)
         self._empty = np.zeros(4, np.uint64)
 
     def words(self, stream: int, count: int) -> Array:
@@ -36,6 +39,12 @@ class Randomness:
         state["buffer"], state["buffer_pos"], state["has_uint32"] = self._empty, 4, 0
         self._bits.state = state
         return self._bits.random_raw(count)  # type: ignore[return-value]
+
+
+    def normal(self, stream: int, out: Array) -> None:
+        """Standard normal numbers of a stream at the current step."""
+        self.words(stream, 0)
+        self._normal.standard_normal(out.shape, out.dtype, out)
 
 
 def stream_of(name: str) -> int:
@@ -424,6 +433,26 @@ def _bernoulli(value: Value, n: int, randomness: Randomness) -> Kernel:
     return bernoulli
 
 
+def _normal(value: Value, n: int, randomness: Randomness) -> Kernel:
+    stream = stream_of(value.attributes["stream"])
+    return lambda like, out: randomness.normal(stream, out)
+
+
+def _gather(table: Array, index: Array, out: Array) -> None:
+    table.take(index, 0, out, "clip")
+
+
+def _scatter_add(g: Array, index: Array, out: Array) -> None:
+    """Rows of one index lie together after a stable sort, so that each sum is one reduction."""
+    flat = index.reshape(-1)
+    rows = g.reshape(flat.size, -1)
+    order = flat.argsort(kind="stable")
+    sorted_index = flat[order]
+    starts = np.flatnonzero(np.concatenate(([True], sorted_index[1:] != sorted_index[:-1])))
+    out.fill(0.0)
+    out.reshape(len(out), -1)[sorted_index[starts]] = np.add.reduceat(rows[order], starts, axis=0)
+
+
 KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "negative": _ufunc(np.negative),
     "exp": _ufunc(np.exp),
@@ -434,6 +463,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "tanh": _ufunc(np.tanh),
     "sigmoid": _ufunc(_sigmoid),
     "softplus": _ufunc(_softplus),
+    "erf": _ufunc(erf),
     "absolute": _ufunc(np.absolute),
     "sign": _ufunc(np.sign),
     "add": _ufunc(np.add),
@@ -473,7 +503,10 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "one_hot": _one_hot,
     "pick": _ufunc(_pick),
     "lookup": _lookup,
+    "gather": _ufunc(_gather),
+    "scatter_add": _ufunc(_scatter_add),
     "bernoulli": _bernoulli,
+    "normal": _normal,
 }
 
 

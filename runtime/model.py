@@ -325,7 +325,31 @@ def _drawn(draw: Draw, shape: tuple[int, ...], seed: int, name: str) -> Array:
             return random.normal(draw.a, draw.b, shape)
         case "uniform":
             return random.uniform(draw.a, draw.b, shape)
+        case "truncated_normal":
+            return _truncated(random, draw, shape)
+        case "orthogonal":
+            return draw.a * _orthogonal(random, shape)
+        case "mask":
+            return (generator(int(draw.b), f"mask/{name}").random(shape) < draw.a).astype(np.float64)
+        case "ahead":
+            return np.triu(np.full(shape, -1e9), 1)
     return np.full(shape, draw.a)
+
+
+def _truncated(random: np.random.Generator, draw: Draw, shape: tuple[int, ...]) -> Array:
+    """Normal numbers, those beyond two standard deviations drawn again."""
+    found = random.standard_normal(shape)
+    while (outside := np.abs(found) > 2).any():
+        found[outside] = random.standard_normal(int(outside.sum()))
+    return draw.a + draw.b * found
+
+
+def _orthogonal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Orthonormal rows or columns, whichever are fewer, of [first axis, all others]; uniform over such matrices."""
+    rows, columns = shape[0], prod(shape[1:])
+    q, r = np.linalg.qr(random.standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))
+    return (q if rows >= columns else q.T).reshape(shape)
 
 
 def _schema_out(schema: Schema) -> dict[str, Any]:

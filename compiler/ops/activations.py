@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import pi, sqrt
 from typing import Literal
 
 from pydantic import Field
@@ -9,9 +10,24 @@ from pydantic import Field
 from ..diagnostics import Refusal
 from ..ir import Value, apply, constant
 from ..operation import Build, Kind, NoParams, Params, operation
+from .channels import along_channels, channels_of
 
 _XAVIER = "xavier_uniform"
 _HE = "he_normal"
+_LECUN = "lecun_normal"
+
+
+def _clipped(z: Value, low: float, high: float) -> Value:
+    return apply("minimum", apply("maximum", z, constant(low, z.dtype)), constant(high, z.dtype))
+
+
+def _positive(z: Value) -> Value:
+    return apply("greater", z, constant(0.0, z.dtype))
+
+
+def _below(z: Value) -> Value:
+    """min(z, 0): what an exponential of the negative side may see without overflow."""
+    return apply("minimum", z, constant(0.0, z.dtype))
 
 
 @operation(Kind.LAYER, facts={"activation", "unbounded"}, init=_XAVIER)
@@ -69,7 +85,7 @@ class LeakyReluParams(Params):
 @operation(Kind.LAYER, LeakyReluParams, facts={"activation", "rectifier"}, init=_HE)
 def leaky_relu(build: Build, z: Value, p: LeakyReluParams) -> Value:
     """z if z > 0 else slope * z, elementwise. Source: Maas et al. 2013."""
-    return apply("where", apply("greater", z, constant(0.0, z.dtype)), z, z * p.slope)
+    return apply("where", _positive(z), z, z * p.slope)
 
 
 class EluParams(Params):
@@ -79,9 +95,110 @@ class EluParams(Params):
 @operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE)
 def elu(build: Build, z: Value, p: EluParams) -> Value:
     """z if z > 0 else alpha * (e^z - 1), elementwise. Source: Clevert et al. 2015, arXiv:1511.07289."""
-    zero = constant(0.0, z.dtype)
-    below = apply("expm1", apply("minimum", z, zero)) * p.alpha
-    return apply("where", apply("greater", z, zero), z, below)
+    return apply("where", _positive(z), z, apply("expm1", _below(z)) * p.alpha)
+
+
+class SaturatedLinearParams(Params):
+    low: float = Field(-1.0, description="the smallest value")
+    high: float = Field(1.0, description="the largest value")
+
+
+@operation(Kind.LAYER, SaturatedLinearParams, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+def saturated_linear(build: Build, z: Value, p: SaturatedLinearParams) -> Value:
+    """clip(z, low, high), elementwise; its slope at the ends is 0."""
+    if p.low >= p.high:
+        raise Refusal("E207", at="high", label=f"low is {p.low:g}", help="give low < high", argument="high", value=f"{p.high:g}",
+                      bound="greater than low")  # fmt: skip
+    return _clipped(z, p.low, p.high)
+
+
+@operation(Kind.LAYER, facts={"activation", "bounded"}, init=_XAVIER)
+def gaussian(build: Build, z: Value, p: NoParams) -> Value:
+    """e^(-z^2), elementwise."""
+    return apply("exp", -(z * z))
+
+
+class PreluParams(Params):
+    slope_init: float = Field(0.25, alias="init", description="the slope that every channel starts with")
+    form: Literal["piecewise", "max"] = Field("piecewise", description="piecewise: a z below 0; max: the larger of a z and z")
+
+
+@operation(Kind.LAYER, PreluParams, facts={"activation", "rectifier"}, init=_HE)
+def prelu(build: Build, z: Value, p: PreluParams) -> Value:
+    """z if z > 0 else a z, with one learned slope a for each channel; form=max: max(a z, z). Source: He et al. 2015.
+
+    The forms agree for a <= 1.
+    """
+    a = along_channels(build.parameter("slope", (channels_of(z, "prelu"),), start=p.slope_init), z)
+    return apply("maximum", z, a * z) if p.form == "max" else apply("where", _positive(z), z, a * z)
+
+
+@operation(Kind.LAYER, facts={"activation", "rectifier", "bounded"}, init=_HE)
+def relu6(build: Build, z: Value, p: NoParams) -> Value:
+    """min(max(z, 0), 6), elementwise."""
+    return _clipped(z, 0.0, 6.0)
+
+
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_LECUN)
+def selu(build: Build, z: Value, p: NoParams) -> Value:
+    """1.0507 (z if z > 0 else 1.6733 (e^z - 1)), elementwise: keeps mean 0 and variance 1. Source: Klambauer et al. 2017."""
+    return apply("where", _positive(z), z, apply("expm1", _below(z)) * _SELU_ALPHA) * _SELU_SCALE
+
+
+@operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE)
+def celu(build: Build, z: Value, p: EluParams) -> Value:
+    """z if z > 0 else alpha (e^(z / alpha) - 1), elementwise. Source: Barron 2017, arXiv:1704.07483."""
+    return apply("where", _positive(z), z, apply("expm1", _below(z) * (1 / p.alpha)) * p.alpha)
+
+
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+def softplus(build: Build, z: Value, p: NoParams) -> Value:
+    """ln(1 + e^z), elementwise, without overflow."""
+    return apply("softplus", z)
+
+
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+def softsign(build: Build, z: Value, p: NoParams) -> Value:
+    """z / (1 + |z|), elementwise."""
+    return z / (apply("absolute", z) + 1.0)
+
+
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+def mish(build: Build, z: Value, p: NoParams) -> Value:
+    """z * tanh(ln(1 + e^z)), elementwise. Source: Misra 2019, arXiv:1908.08681."""
+    return z * apply("tanh", apply("softplus", z))
+
+
+class GeluParams(Params):
+    approximate: Literal["none", "tanh"] = Field("none", description="the exact form, or the one with tanh")
+
+
+@operation(Kind.LAYER, GeluParams, facts={"activation", "rectifier"}, init=_HE)
+def gelu(build: Build, z: Value, p: GeluParams) -> Value:
+    """z (1 + erf(z / sqrt 2)) / 2, elementwise; approximate=tanh: z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
+
+    Source: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    """
+    if p.approximate == "tanh":
+        gate = apply("tanh", (z + z * z * z * 0.044715) * sqrt(2 / pi))
+    else:
+        gate = apply("erf", z * sqrt(0.5))
+    return z * (gate + 1.0) * 0.5
+
+
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+def hard_sigmoid(build: Build, z: Value, p: NoParams) -> Value:
+    """clip(z / 6 + 1/2, 0, 1), elementwise: the definition of torch and Keras; ONNX's default slope is 1/5."""
+    return _clipped(z * (1 / 6) + 0.5, 0.0, 1.0)
+
+
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+def hard_swish(build: Build, z: Value, p: NoParams) -> Value:
+    """z * clip(z / 6 + 1/2, 0, 1), elementwise. Source: Howard et al. 2019, arXiv:1905.02244."""
+    return z * _clipped(z * (1 / 6) + 0.5, 0.0, 1.0)
 
 
 class SwishParams(Params):
@@ -99,15 +216,27 @@ class SoftmaxParams(Params):
     temperature: float = Field(1.0, gt=0, description="T: above 1 flatter, below 1 sharper")
 
 
-@operation(Kind.LAYER, SoftmaxParams, facts={"activation", "bounded", "probability", "distribution"}, init=_XAVIER)
-def softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
-    """e^(z_i / T) / sum_j e^(z_j / T) along an axis, with the largest z subtracted first."""
+def _scaled(z: Value, p: SoftmaxParams, name: str) -> tuple[Value, int]:
+    """z / T and the axis counted with the batch."""
     rank = z.type.rank - 1
     if rank == 0:
-        raise Refusal("E303", label="softmax wants at least one axis", help="give dense(units) first", operand="a scalar per sample",
-                      operation="softmax")  # fmt: skip
+        raise Refusal("E303", label=f"{name} wants at least one axis", help="give dense(units) first", operand="a scalar per sample",
+                      operation=name)  # fmt: skip
     if not -rank <= p.axis < rank:
         raise Refusal("E309", at="axis", label=f"a sample has {rank} axes", help=f"use an axis from {-rank} to {rank - 1}",
                       axis=p.axis)  # fmt: skip
-    scaled = z if p.temperature == 1 else z * (1 / p.temperature)
-    return apply("softmax", scaled, axis=p.axis % rank + 1)
+    return z if p.temperature == 1 else z * (1 / p.temperature), p.axis % rank + 1
+
+
+@operation(Kind.LAYER, SoftmaxParams, facts={"activation", "bounded", "probability", "distribution"}, init=_XAVIER)
+def softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
+    """e^(z_i / T) / sum_j e^(z_j / T) along an axis, with the largest z subtracted first."""
+    scaled, axis = _scaled(z, p, "softmax")
+    return apply("softmax", scaled, axis=axis)
+
+
+@operation(Kind.LAYER, SoftmaxParams, facts={"activation"}, init=_XAVIER)
+def log_softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
+    """z_i / T - ln sum_j e^(z_j / T) along an axis."""
+    scaled, axis = _scaled(z, p, "log_softmax")
+    return apply("log_softmax", scaled, axis=axis)

@@ -89,10 +89,7 @@ def conv2d(build: Build, x: Value, p: Conv2dParams) -> Value:
     channels, height, width = _image(x, "conv2d")
     size = (height, width)
     kernel, stride, dilation = _pair(p.kernel, "kernel", 1), _pair(p.stride, "stride", 1), _pair(p.dilation, "dilation", 1)
-    if channels % p.groups or p.channels % p.groups:
-        raise Refusal("E306", at="groups", label=f"{p.groups} groups of {channels} -> {p.channels} channels",
-                      operand=f"the input here has {channels} channels",
-                      help="groups must divide both numbers of channels", groups=p.groups)  # fmt: skip
+    _require_groups(p.groups, channels, p.channels)
     edges = _padding(p.padding, size, kernel, stride, dilation)
     _require_fit(size, kernel, stride, dilation, edges, "kernel", p.exact)
     taps = kernel[0] * kernel[1]
@@ -103,6 +100,107 @@ def conv2d(build: Build, x: Value, p: Conv2dParams) -> Value:
         b = build.parameter("bias", (p.channels,), p.bias_init, fan=fan)
         y = y + apply("reshape", b, shape=(p.channels, 1, 1))
     return y
+
+
+class Conv1dParams(WeightParams):
+    channels: int = Field(ge=1, description="number of output channels")
+    kernel: int = Field(ge=1, description="length of the window")
+    stride: int = Field(1, ge=1, description="distance between windows")
+    padding: Literal["valid", "same"] | int = Field("valid", description="as for conv2d")
+    dilation: int = Field(1, ge=1, description="distance between the elements of a window")
+    groups: int = Field(1, ge=1, description="number of groups of channels that do not mix")
+    exact: bool = Field(False, description="refuse a size that the stride does not divide")
+
+
+@operation(Kind.LAYER, Conv1dParams, facts={"linear_step"})
+def conv1d(build: Build, x: Value, p: Conv1dParams) -> Value:
+    """y[i, o] = b[o] + sum over c, u of w[o, c, u] * x[i S + u D, c] over sequences, [steps, features].
+
+    Shape: [steps, in] -> [(steps + 2P - F) / S + 1, channels], rounded down; weight [out, in / groups, k].
+    """
+    require_float(x, "conv1d")
+    if x.type.rank != 3:
+        raise Refusal("E303", label="conv1d takes sequences, [steps, features]", operand=f"a sample here is {dims(x.shape[1:])}",
+                      help="reshape the input to two axes", operation="conv1d")  # fmt: skip
+    n, steps, channels = x.shape
+    assert isinstance(steps, int)
+    assert isinstance(channels, int)
+    _require_groups(p.groups, channels, p.channels)
+    kernel, stride, dilation = (1, p.kernel), (1, p.stride), (1, p.dilation)
+    padding = (0, p.padding) if isinstance(p.padding, int) else p.padding
+    edges = _padding(padding, (1, steps), kernel, stride, dilation)
+    _require_fit((1, steps), kernel, stride, dilation, edges, "kernel", p.exact)
+    fan = Fan(channels // p.groups * p.kernel, p.channels // p.groups * p.kernel)
+    w = build.parameter("weight", (p.channels, channels // p.groups, p.kernel), p.init, fan=fan)
+    image = apply("reshape", apply("transpose", x, order=(0, 2, 1)), shape=(n, channels, 1, steps))
+    flat = apply("reshape", w, shape=(p.channels, channels // p.groups, 1, p.kernel))
+    y = apply("conv2d", image, flat, stride=stride, padding=edges, dilation=dilation, groups=p.groups)
+    y = apply("transpose", apply("reshape", y, shape=(n, p.channels, y.shape[3])), order=(0, 2, 1))
+    return y + build.parameter("bias", (p.channels,), p.bias_init, fan=fan) if p.bias else y
+
+
+def _require_groups(groups: int, channels: int, out: int) -> None:
+    if channels % groups or out % groups:
+        raise Refusal("E306", at="groups", label=f"{groups} groups of {channels} -> {out} channels",
+                      operand=f"the input here has {channels} channels",
+                      help="groups must divide both numbers of channels", groups=groups)  # fmt: skip
+
+
+class Conv2dTransposeParams(WeightParams):
+    channels: int = Field(ge=1, description="number of output channels")
+    kernel: Pair = Field(description="height and width of the window; one number for both")
+    stride: Pair = Field(1, description="distance between windows in the output")
+    padding: int | tuple[int, int] = Field(0, description="elements cut from each side of the output")
+    output_padding: int | tuple[int, int] = Field(0, description="elements added after the output")
+    dilation: Pair = Field(1, description="distance between the elements of a window")
+    groups: int = Field(1, ge=1, description="number of groups of channels that do not mix")
+
+
+@operation(Kind.LAYER, Conv2dTransposeParams, facts={"linear_step"})
+def conv2d_transpose(build: Build, x: Value, p: Conv2dTransposeParams) -> Value:
+    """The transpose of conv2d's map: each element spreads over a window, y[o, i S + u D, ...] += w[c, o, u, v] * x[c, i, ...].
+
+    Shape: [in, h, w] -> [channels, (h - 1) S - 2P + (F - 1) D + 1 + output_padding, ...]; weight [in, out / groups, kh, kw].
+    """
+    channels, height, width = _image(x, "conv2d_transpose")
+    kernel, stride, dilation = _pair(p.kernel, "kernel", 1), _pair(p.stride, "stride", 1), _pair(p.dilation, "dilation", 1)
+    padding, extra = _pair(p.padding, "padding", 0), _pair(p.output_padding, "output_padding", 0)
+    _require_groups(p.groups, channels, p.channels)
+    size = []
+    for i, length in enumerate((height, width)):
+        out = (length - 1) * stride[i] - 2 * padding[i] + (kernel[i] - 1) * dilation[i] + 1 + extra[i]
+        if extra[i] >= max(stride[i], dilation[i]) or out < 1:
+            at = "padding" if out < 1 else "output_padding"
+            bound = "small enough to leave an output" if out < 1 else f"less than the stride, {stride[i]}"
+            raise Refusal("E207", at=at, label=f"the output would have {out} elements", help="use less", argument=at,
+                          value=str(padding[i] if out < 1 else extra[i]), bound=bound)  # fmt: skip
+        size.append(out)
+    taps = kernel[0] * kernel[1]
+    fan = Fan(channels // p.groups * taps, p.channels // p.groups * taps)
+    w = build.parameter("weight", (channels, p.channels // p.groups, *kernel), p.init, fan=fan)
+    edges = ((padding[0], padding[0]), (padding[1], padding[1]))
+    y = apply("conv2d_input_gradient", x, w, size=tuple(size), stride=stride, padding=edges, dilation=dilation, groups=p.groups)
+    if p.bias:
+        y = y + apply("reshape", build.parameter("bias", (p.channels,), p.bias_init, fan=fan), shape=(p.channels, 1, 1))
+    return y
+
+
+class DepthwiseParams(WeightParams):
+    kernel: Pair = Field(description="height and width of the window; one number for both")
+    multiplier: int = Field(1, ge=1, description="outputs of each channel")
+    stride: Pair = Field(1, description="distance between windows")
+    padding: Padding = Field("valid", description="as for conv2d")
+    dilation: Pair = Field(1, description="distance between the elements of a window")
+    exact: bool = Field(False, description="refuse a size that the stride does not divide")
+
+
+@operation(Kind.LAYER, DepthwiseParams, facts={"linear_step"})
+def depthwise_conv2d(build: Build, x: Value, p: DepthwiseParams) -> Value:
+    """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]."""
+    channels, _, _ = _image(x, "depthwise_conv2d")
+    given = p.model_dump(exclude={"multiplier", "init", "bias_init", "penalty"})
+    same = {"init": p.init, "bias_init": p.bias_init, "penalty": p.penalty}
+    return conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given, **same))
 
 
 class PoolParams(Params):

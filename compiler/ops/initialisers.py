@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from typing import Literal
 
 from pydantic import Field
 
@@ -77,9 +78,67 @@ def he_uniform(p: NoParams, fan: Fan) -> Draw:
     return Draw("uniform", -r, r)
 
 
+@operation(Kind.INITIALISER, NormalParams)
+def truncated_normal(p: NormalParams, fan: Fan) -> Draw:
+    """Normal with the mean and standard deviation, redrawn beyond two standard deviations."""
+    return Draw("truncated_normal", p.mean, p.std)
+
+
+@operation(Kind.INITIALISER)
+def lecun_normal(p: NoParams, fan: Fan) -> Draw:
+    """Normal, std = sqrt(1 / fan_in). Source: LeCun et al. 1998."""
+    return Draw("normal", 0.0, sqrt(1 / fan.into))
+
+
+@operation(Kind.INITIALISER)
+def lecun_uniform(p: NoParams, fan: Fan) -> Draw:
+    """Uniform on [-r, r), r = sqrt(3 / fan_in). Source: LeCun et al. 1998."""
+    r = sqrt(3 / fan.into)
+    return Draw("uniform", -r, r)
+
+
+class OrthogonalParams(Params):
+    gain: float = Field(1.0, gt=0, description="what the orthogonal matrix is multiplied by")
+
+
+@operation(Kind.INITIALISER, OrthogonalParams)
+def orthogonal(p: OrthogonalParams, fan: Fan) -> Draw:
+    """gain times rows or columns of an orthogonal matrix, whichever are fewer; axes after the first are one. Source: Saxe et al. 2013."""
+    return Draw("orthogonal", p.gain)
+
+
+class ScaledParams(Params):
+    activation: Literal["logistic", "tanh", "relu"] = Field(description="the activation that follows; relu stands for all rectifiers")
+    distribution: Literal["normal", "uniform"] = Field("normal", description="normal or uniform")
+
+
+_GAINS = {"logistic": 1.0, "tanh": 4.0, "relu": sqrt(2)}
+
+
+@operation(Kind.INITIALISER, ScaledParams)
+def scaled(p: ScaledParams, fan: Fan) -> Draw:
+    """By activation: logistic r = sqrt(6 / (in + out)) or std = sqrt(2 / (in + out)); tanh 4 times that; relu sqrt(2) times that."""
+    gain = _GAINS[p.activation]
+    if p.distribution == "normal":
+        return Draw("normal", 0.0, gain * sqrt(2 / (fan.into + fan.out)))
+    r = gain * sqrt(6 / (fan.into + fan.out))
+    return Draw("uniform", -r, r)
+
+
+class FromParams(Params):
+    file: str = Field(description="a safetensors file")
+    name: str = Field(description="the array in it, of the parameter's shape")
+
+
+@operation(Kind.INITIALISER, FromParams, name="from")
+def from_file(p: FromParams, fan: Fan) -> Draw:
+    """The array of a file: transfer of one parameter."""
+    return Draw("file", file=p.file, name=p.name)
+
+
 @operation(Kind.INITIALISER)
 def auto(p: NoParams, fan: Fan) -> Draw:
-    """Chosen from the activation that follows: he_normal before rectifiers, else xavier_uniform.
+    """Chosen from the activation that follows: he_normal before rectifiers, lecun_normal before selu, else xavier_uniform.
 
     The compiler replaces it by that choice before anything is drawn.
     """

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import sqrt
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
-from ..ir import Batch, Value, apply
-from ..operation import Bound, Build, Fan, Kind, Of, Params, Weighted, operation
+from ..ir import Batch, Value, apply, dims
+from ..operation import Bound, Build, Draw, Fan, Kind, Of, Params, Weighted, operation
+from ..primitives import total
+from .channels import channels_of, other_axes
 
 
 class WeightParams(Params):
@@ -36,23 +40,29 @@ def dense(build: Build, x: Value, p: DenseParams) -> Value:
     if x.type.rank < 2:
         raise Refusal("E303", label="dense acts on the last axis of a sample", help="declare the input as float32[1]",
                       operand="this is a scalar per sample", operation="dense")  # fmt: skip
-    size = x.shape[-1]
+    rows, back = as_rows(x)
+    size = rows.shape[1]
     assert isinstance(size, int)
-    w = build.parameter("weight", (size, p.units), p.init, fan=Fan(size, p.units))
-    rows = x
-    if x.type.rank > 2:
-        leading = x.shape[:-1]
-        n = leading[0]
-        assert isinstance(n, Batch)
-        factor = n.factor
-        for d in leading[1:]:
-            assert isinstance(d, int)
-            factor *= d
-        rows = apply("reshape", x, shape=(Batch(factor), size))
-    y = apply("matmul", rows, w, transpose_a=False, transpose_b=False)
+    y = times(rows, build.parameter("weight", (size, p.units), p.init, fan=Fan(size, p.units)))
     if p.bias:
         y = y + build.parameter("bias", (p.units,), p.bias_init, fan=Fan(size, p.units))
-    return apply("reshape", y, shape=(*x.shape[:-1], p.units)) if x.type.rank > 2 else y
+    return back(y)
+
+
+def times(a: Value, b: Value) -> Value:
+    """The matrix product."""
+    return apply("matmul", a, b, transpose_a=False, transpose_b=False)
+
+
+def as_rows(x: Value) -> tuple[Value, Callable[[Value], Value]]:
+    """A tensor as rows of its last axis, and the way back for rows of any length."""
+    if x.type.rank == 2:
+        return x, lambda y: y
+    count = 1
+    for d in x.shape[:-1]:
+        count *= d.factor if isinstance(d, Batch) else d
+    rows = apply("reshape", x, shape=(Batch(count), x.shape[-1]))
+    return rows, lambda y: apply("reshape", y, shape=(*x.shape[:-1], *y.shape[1:]))
 
 
 class DropoutParams(Params):
@@ -81,6 +91,157 @@ def dropout(build: Build, x: Value, p: DropoutParams) -> Value:
         return x * keep if p.scaling == "inference" else x
     masked = x * build.bernoulli(x, keep)
     return masked * (1 / keep) if p.scaling == "inverted" else masked
+
+
+class SpatialDropoutParams(Params):
+    rate: float = Field(0.5, ge=0, lt=1, description="share of channels set to 0")
+
+
+@operation(Kind.LAYER, SpatialDropoutParams, facts={"transparent", "dropout"})
+def spatial_dropout(build: Build, x: Value, p: SpatialDropoutParams) -> Value:
+    """x * m / (1 - rate) in training, one m for each channel of a sample; x in inference. Source: Tompson et al. 2014."""
+    require_float(x, "spatial_dropout")
+    channels_of(x, "spatial_dropout")
+    if not build.training or p.rate == 0:
+        return x
+    one = x
+    for axis in other_axes(x)[1:]:
+        one = apply("slice", one, axis=axis, start=0, stop=1)
+    return x * (build.bernoulli(one, 1 - p.rate) * (1 / (1 - p.rate)))
+
+
+class GaussianNoiseParams(Params):
+    std: float = Field(0.1, ge=0, description="standard deviation of the noise")
+
+
+@operation(Kind.LAYER, GaussianNoiseParams, facts={"transparent"})
+def gaussian_noise(build: Build, x: Value, p: GaussianNoiseParams) -> Value:
+    """x + std * noise in training, noise standard normal; x in inference."""
+    require_float(x, "gaussian_noise")
+    return x + build.normal(x) * p.std if build.training and p.std else x
+
+
+class EmbeddingParams(Params):
+    vocabulary: int = Field(ge=1, description="number of rows: indices run from 0 to one less")
+    size: int = Field(ge=1, description="length of a row")
+    init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the rows start; normal(std=0.05) when not given")
+
+
+@operation(Kind.LAYER, EmbeddingParams, facts={"embedding"})
+def embedding(build: Build, x: Value, p: EmbeddingParams) -> Value:
+    """The row of the index. Shape: int64 [...] -> [..., size]; weight [vocabulary, size]."""
+    if x.dtype != "int64":
+        raise Refusal("E305", label="embedding takes indices", help="declare the input as int64", operand=f"this is {x.dtype}",
+                      operation="embedding", dtype=x.dtype)  # fmt: skip
+    fan = Fan(p.vocabulary, p.size)
+    w = build.parameter("weight", (p.vocabulary, p.size), p.init, fan=fan, draw=Draw("normal", 0.0, 0.05))
+    return apply("gather", w, x)
+
+
+class MaxoutParams(WeightParams):
+    units: int = Field(ge=1, description="number of outputs")
+    pieces: int = Field(2, ge=1, description="linear pieces of each output")
+
+
+@operation(Kind.LAYER, MaxoutParams, facts={"activation", "linear_step"}, init="he_normal")
+def maxout(build: Build, x: Value, p: MaxoutParams) -> Value:
+    """max_k (x W_k + b_k) on the last axis, W [pieces, in, units], b [pieces, units]. Source: Goodfellow et al. 2013.
+
+    Shape: [..., in] -> [..., units]. Of equal pieces each gets an equal share of the gradient.
+    """
+    require_float(x, "maxout")
+    rows, back = as_rows(x)
+    size = rows.shape[1]
+    assert isinstance(size, int)
+    fan = Fan(size, p.units)
+    w = build.parameter("weight", (p.pieces, size, p.units), p.init, fan=fan)
+    side = apply("reshape", apply("transpose", w, order=(1, 0, 2)), shape=(size, p.pieces * p.units))
+    pieces = apply("reshape", times(rows, side), shape=(rows.shape[0], p.pieces, p.units))
+    if p.bias:
+        pieces = pieces + build.parameter("bias", (p.pieces, p.units), p.bias_init, fan=fan)
+    return back(apply("reduce_max", pieces, axes=(1,), keepdims=False))
+
+
+class RadialParams(Params):
+    units: int = Field(ge=1, description="number of centres")
+    init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the centres start; normal(std=1) when not given")
+    beta: float = Field(1.0, gt=0, kw_only=True, description="the sharpness that every unit starts with")
+
+
+@operation(Kind.LAYER, RadialParams, facts={"activation", "bounded"})
+def radial(build: Build, x: Value, p: RadialParams) -> Value:
+    """exp(-beta_j ||x - c_j||^2) on the last axis; center [units, in] and beta [units] are learned. Source: Broomhead and Lowe 1988.
+
+    Shape: [..., in] -> [..., units].
+    """
+    require_float(x, "radial")
+    rows, back = as_rows(x)
+    size = rows.shape[1]
+    assert isinstance(size, int)
+    c = build.parameter("center", (p.units, size), p.init, fan=Fan(size, p.units), draw=Draw("normal", 0.0, 1.0))
+    beta = build.parameter("beta", (p.units,), start=p.beta)
+    d = apply("reshape", rows, shape=(rows.shape[0], 1, size)) - c
+    return back(apply("exp", -(total(d * d, 2) * beta)))
+
+
+class SparseDenseParams(WeightParams):
+    units: int = Field(ge=1, description="number of outputs")
+    density: float = Field(0.1, gt=0, le=1, description="share of the connections that are there")
+    seed: int = Field(0, ge=0, description="of the choice of connections")
+
+
+@operation(Kind.LAYER, SparseDenseParams, facts={"linear_step"})
+def sparse_dense(build: Build, x: Value, p: SparseDenseParams) -> Value:
+    """x (W * M) + b on the last axis, M a fixed random mask of zeros and ones. fan_in counts the connections that are there."""
+    require_float(x, "sparse_dense")
+    rows, back = as_rows(x)
+    size = rows.shape[1]
+    assert isinstance(size, int)
+    fan = Fan(max(1, round(size * p.density)), max(1, round(p.units * p.density)))
+    w = build.parameter("weight", (size, p.units), p.init, fan=fan)
+    mask = build.statistic("mask", (size, p.units), Draw("mask", p.density, p.seed))
+    y = times(rows, w * mask)
+    return back(y + build.parameter("bias", (p.units,), p.bias_init, fan=fan) if p.bias else y)
+
+
+class AttentionParams(Params):
+    heads: int = Field(1, ge=1, description="number of heads; they share the features between them")
+    causal: bool = Field(False, description="whether a step sees only itself and what is before it")
+    init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the weights start")
+
+
+@operation(Kind.LAYER, AttentionParams)
+def attention(build: Build, x: Value, p: AttentionParams) -> Value:
+    """Self-attention: softmax(Q K^T / sqrt(d)) V for each head, heads joined and projected; Q, K, V, O are x W + b.
+
+    Shape: [steps, features] -> the same; d = features / heads. Source: Vaswani et al. 2017, arXiv:1706.03762.
+    """
+    require_float(x, "attention")
+    if x.type.rank != 3:
+        raise Refusal("E303", label="attention takes sequences, [steps, features]", operand=f"a sample here is {dims(x.shape[1:])}",
+                      help="reshape the input to two axes", operation="attention")  # fmt: skip
+    n, steps, size = x.shape
+    assert isinstance(steps, int)
+    assert isinstance(size, int)
+    if size % p.heads:
+        raise Refusal("E306", at="heads", label=f"{p.heads} heads of {size} features", operand=f"the input here has {size} features",
+                      help="the number of heads must divide the features", groups=p.heads)  # fmt: skip
+    rows, back = as_rows(x)
+
+    def projected(source: Value, name: str) -> Value:
+        w = build.parameter(f"{name}_weight", (size, size), p.init, fan=Fan(size, size))
+        return times(source, w) + build.parameter(f"{name}_bias", (size,), fan=Fan(size, size))
+
+    def headed(name: str) -> Value:
+        parts = apply("reshape", projected(rows, name), shape=(n, steps, p.heads, size // p.heads))
+        return apply("transpose", parts, order=(0, 2, 1, 3))
+
+    scores = apply("matmul", headed("query") * sqrt(p.heads / size), headed("key"), transpose_a=False, transpose_b=True)
+    if p.causal:
+        scores = scores + build.statistic("ahead", (steps, steps), Draw("ahead"))
+    mixed = times(apply("softmax", scores, axis=3), headed("value"))
+    joined = apply("reshape", apply("transpose", mixed, order=(0, 2, 1, 3)), shape=rows.shape)
+    return back(projected(joined, "output"))
 
 
 def require_float(x: Value, operation: str) -> None:

@@ -6,7 +6,7 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 
 from __future__ import annotations
 
-from math import prod
+from math import log, prod, sqrt
 
 from pydantic import Field
 
@@ -92,6 +92,107 @@ def mse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
 def mae(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean |a - y|; its slope at a = y is 0."""
     return _mean(apply("absolute", a - aligned(a, y, "mae")))
+
+
+@operation(Kind.LOSS, operands=2, facts={"numeric"}, batch="root")
+def rmse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """The root of the mean of (a - y)^2, taken over the batch."""
+    return mse(build, a, y, p)
+
+
+@operation(Kind.LOSS, operands=2, facts={"numeric"})
+def absolute(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """||a - y||_1."""
+    return _sum(apply("absolute", a - aligned(a, y, "absolute")))
+
+
+@operation(Kind.LOSS, operands=2, facts={"numeric"})
+def log_cosh(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """mean ln cosh(a - y), as |d| + ln(1 + e^(-2|d|)) - ln 2, which does not overflow."""
+    size = apply("absolute", a - aligned(a, y, "log_cosh"))
+    return _mean(size + apply("softplus", size * -2.0) - log(2))
+
+
+class QuantileParams(Params):
+    q: float = Field(0.5, gt=0, lt=1, description="the quantile that the prediction stands for")
+
+
+@operation(Kind.LOSS, QuantileParams, operands=2, facts={"numeric"})
+def quantile(build: Build, a: Value, y: Column, p: QuantileParams) -> Value:
+    """mean of q (y - a) where y >= a, else (1 - q) (a - y). Source: Koenker and Bassett 1978."""
+    d = aligned(a, y, "quantile") - a
+    return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
+
+
+@operation(Kind.LOSS, operands=2, facts={"numeric"})
+def poisson(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
+    return _mean(a - aligned(a, y, "poisson") * apply("log", a))
+
+
+@operation(Kind.LOSS, operands=2, facts={"numeric"})
+def cosine(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
+    target = aligned(a, y, "cosine")
+    lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
+    return 1.0 - _sum(a * target) / lengths
+
+
+@operation(Kind.LOSS, operands=2, facts={"binary"})
+def hinge(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
+    sign = aligned(a, y, "hinge") * 2.0 - 1.0
+    return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
+
+
+def _distribution(a: Value, y: Column, loss: str) -> Value:
+    """The target as a distribution on the last axis: given as one, or one-hot from a class index."""
+    if is_index(a, y):
+        return apply("one_hot", _class_index(a, y), depth=a.shape[-1], dtype=a.dtype)
+    if a.type.rank < 2 or y.value.dtype == "int64":
+        raise mismatch(a, y, loss)
+    return aligned(a, y, loss)
+
+
+def _tiny(dtype: str) -> float:
+    """The smallest normal number: logarithms of it are finite."""
+    return 1.2e-38 if dtype == "float32" else 2.3e-308
+
+
+@operation(Kind.LOSS, operands=2, facts={"classes"})
+def kl_divergence(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient -y / a is finite where y = 0 or a > 0."""
+    target = _distribution(a, y, "kl_divergence")
+    known = apply("log", apply("maximum", target, constant(_tiny(a.dtype), a.dtype)))
+    return _mean(total(target * (known - apply("log", a)), -1))
+
+
+@operation(Kind.LOSS, operands=2, facts={"classes"})
+def hellinger(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+    """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
+
+    The gradient of the norm is taken as 0 where a = y, and that of sqrt(a) is bounded by that of sqrt(1e-12) near a = 0.
+    """
+    target = _distribution(a, y, "hellinger")
+    tiny = constant(1e-12, a.dtype)
+    d = apply("sqrt", apply("maximum", a, tiny)) - apply("sqrt", apply("maximum", target, tiny))
+    square = total(d * d, -1)
+    safe = apply("where", apply("greater", square, constant(0.0, a.dtype)), square, constant(1.0, a.dtype))
+    length = apply("where", apply("greater", square, constant(0.0, a.dtype)), apply("sqrt", safe), constant(0.0, a.dtype))
+    return _mean(length * sqrt(0.5))
+
+
+class FocalParams(Params):
+    gamma: float = Field(2.0, ge=0, description="how much well-classified samples are discounted")
+
+
+@operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"})
+def focal(build: Build, a: Value, y: Column, p: FocalParams) -> Value:
+    """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
+    target = _distribution(a, y, "focal")
+    rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
+    discount = apply("power", rest, constant(p.gamma, a.dtype))
+    return _mean(-total(target * discount * apply("log", a), -1))
 
 
 class HuberParams(Params):

@@ -5,13 +5,14 @@ A metric fits a pair of prediction and target, or it does not; `fits` says so.
 
 from __future__ import annotations
 
-from math import prod, sqrt
-from typing import Any
+from collections.abc import Callable
+from math import exp, prod, sqrt
+from typing import Any, Literal
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
-from ..ir import Value, apply, constant
+from ..ir import Batch, Value, apply, constant
 from ..operation import Column, Kind, NoParams, Params, Sums, operation
 from ..primitives import total
 from .losses import is_index, same_shape
@@ -131,3 +132,155 @@ def r2(a: Value, y: Column, p: NoParams) -> Sums:
         value, target = (apply("reshape", v, shape=(v.shape[0], 1)) for v in (value, target))
     d = value - target
     return Sums({"errors": total(d * d, 0), "squares": total(target * target, 0), "targets": total(target, 0), "count": _count(a, 1)}, _r2)
+
+
+# Decisions against targets, counted
+
+
+def _decided(a: Value, y: Column, threshold: float) -> tuple[Value, Value, int]:
+    """Decisions and targets as class indices [n], and the number of classes: argmax, or a threshold for a single output."""
+    count = prod(d for d in a.shape[1:-1] if isinstance(d, int)) if a.type.rank > 1 else 1
+    if is_index(a, y) or (a.type.rank > 1 and a.shape[-1] != 1):
+        axis = a.type.rank - 1
+        k = a.shape[-1]
+        assert isinstance(k, int)
+        decided = apply("argmax", a, axis=axis)
+        wanted = _index(a, y) if is_index(a, y) else apply("argmax", _both(a, y)[1], axis=axis)
+    else:
+        k, count = 2, _elements(a)
+        value, target = _both(a, y)
+        decided = apply("cast", apply("greater", value, constant(threshold, "float64")), dtype="int64")
+        wanted = apply("cast", apply("greater", target, constant(0.5, "float64")), dtype="int64")
+    flat = (Batch(count),)
+    return apply("reshape", decided, shape=flat), apply("reshape", wanted, shape=flat), k
+
+
+def _confusion(a: Value, y: Column, threshold: float) -> Value:
+    """[k, k]: rows are targets, columns decisions."""
+    decided, wanted, k = _decided(a, y, threshold)
+    hot = [apply("one_hot", v, depth=k, dtype="float64") for v in (wanted, decided)]
+    return apply("matmul", *hot, transpose_a=True, transpose_b=False)
+
+
+def _decidable(a: Value, y: Column) -> bool:
+    return is_index(a, y) or (_numeric(a, y) and (a.type.rank == 2 or a.shape[-1] == 1))
+
+
+class CountedParams(Params):
+    average: Literal["binary", "macro", "micro", "none"] | None = Field(
+        None, description="binary: the class of index 1; macro: the mean over classes; micro: over all decisions; none: a figure each"
+    )
+    threshold: float = Field(0.5, description="what a single output must exceed to mean 1")
+
+
+def _counted(a: Value, y: Column, p: CountedParams, score: Callable[[Any, Any, Any], Any]) -> Sums:
+    """A score of true positives, decided positives and wanted positives, by class and averaged; 0 where its denominator is 0."""
+
+    def finish(totals: Totals) -> Any:
+        matrix = totals["confusion"]
+        hits, decided, wanted = matrix.diagonal(), matrix.sum(0), matrix.sum(1)
+        average = p.average or ("binary" if len(matrix) == 2 else "macro")
+        if average == "micro":
+            return float(score(hits.sum(), decided.sum(), wanted.sum()))
+        each = [float(score(*counts)) for counts in zip(hits, decided, wanted, strict=True)]
+        if average == "binary":
+            return each[1]
+        return each if average == "none" else sum(each) / len(each)
+
+    return Sums({"confusion": _confusion(a, y, p.threshold)}, finish)
+
+
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+def precision(a: Value, y: Column, p: CountedParams) -> Sums:
+    """True positives / all decided positive; macro over classes for more than two."""
+    return _counted(a, y, p, lambda hits, decided, wanted: hits / decided if decided else 0.0)
+
+
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+def recall(a: Value, y: Column, p: CountedParams) -> Sums:
+    """True positives / all that are positive; macro over classes for more than two."""
+    return _counted(a, y, p, lambda hits, decided, wanted: hits / wanted if wanted else 0.0)
+
+
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+def f1(a: Value, y: Column, p: CountedParams) -> Sums:
+    """2 precision recall / (precision + recall); macro over classes for more than two."""
+    return _counted(a, y, p, lambda hits, decided, wanted: 2 * hits / (decided + wanted) if decided + wanted else 0.0)
+
+
+class ThresholdParams(Params):
+    threshold: float = Field(0.5, description="what a single output must exceed to mean 1")
+
+
+@operation(Kind.METRIC, ThresholdParams, operands=2, fits=_decidable, better="higher")
+def confusion_matrix(a: Value, y: Column, p: ThresholdParams) -> Sums:
+    """How often each class (row) was decided to be each class (column)."""
+    return Sums({"confusion": _confusion(a, y, p.threshold)}, lambda totals: [[int(c) for c in row] for row in totals["confusion"].tolist()])
+
+
+def _auc(scores: Any, positive: Any) -> float:
+    """The share of (positive, negative) pairs in the right order, ties counting half, from the ranks of the scores."""
+    import numpy as np
+
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    ranks = ((last - count + 1 + last) / 2)[place]
+    n = positive.sum()
+    pairs = n * (len(positive) - n)
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")
+
+
+@operation(Kind.METRIC, operands=2, fits=_decidable, better="higher")
+def auc(a: Value, y: Column, p: NoParams) -> Sums:
+    """The area under the ROC curve; for several classes the mean over classes of each against the rest."""
+    if is_index(a, y):
+        k = a.shape[-1]
+        target = apply("one_hot", _index(a, y), depth=k, dtype="float64")
+        value = apply("cast", a, dtype="float64")
+    else:
+        value, target = _both(a, y)
+        k = a.shape[-1] if a.type.rank > 1 else 1
+    assert isinstance(k, int)
+    flat = (Batch(_elements(a) // k), k)
+
+    def finish(totals: Totals) -> float:
+        scores, positive = totals["scores"], totals["targets"] > 0.5
+        columns = [1] if k == 2 else range(k)
+        found = [_auc(scores[:, c], positive[:, c]) for c in columns]
+        known = [f for f in found if f == f]
+        return sum(known) / len(known) if known else float("nan")
+
+    return Sums({"scores": apply("reshape", value, shape=flat), "targets": apply("reshape", target, shape=flat)}, finish)
+
+
+# Likelihoods
+
+
+def _log_likelihood(a: Value, y: Column) -> tuple[Value, int]:
+    """The sum over a batch of ln a at the target, and how many positions a sample has."""
+    tiny = constant(1e-38 if a.dtype == "float32" else 1e-300, a.dtype)
+    if is_index(a, y):
+        picked = apply("pick", a, _index(a, y))
+        logs = apply("log", apply("cast", apply("maximum", picked, tiny), dtype="float64"))
+        return total(logs), _elements(a) // a.shape[-1]  # type: ignore[operator]
+    value, target = _both(a, y)
+    if a.type.rank > 1 and a.shape[-1] != 1:
+        logs = target * apply("log", apply("maximum", value, constant(1e-38, "float64")))
+        return total(logs), _elements(a) // a.shape[-1]  # type: ignore[operator]
+    floor = constant(1e-38, "float64")
+    yes, no = (apply("log", apply("maximum", v, floor)) for v in (value, 1.0 - value))
+    return total(target * yes + (1.0 - target) * no), _elements(a)
+
+
+@operation(Kind.METRIC, operands=2, fits=_classes, better="lower")
+def log_loss(a: Value, y: Column, p: NoParams) -> Sums:
+    """mean -ln a at the target, per position."""
+    logs, positions = _log_likelihood(a, y)
+    return Sums({"sum": logs, "count": _count(a, positions)}, lambda totals: -_ratio(totals))
+
+
+@operation(Kind.METRIC, operands=2, fits=is_index, better="lower")
+def perplexity(a: Value, y: Column, p: NoParams) -> Sums:
+    """e^(mean -ln a at the target, per position)."""
+    logs, positions = _log_likelihood(a, y)
+    return Sums({"sum": logs, "count": _count(a, positions)}, lambda totals: exp(-_ratio(totals)))

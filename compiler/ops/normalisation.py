@@ -1,6 +1,8 @@
-"""Normalisation by statistics of the batch."""
+"""Normalisation: by statistics of the batch, of a sample, or of groups of channels."""
 
 from __future__ import annotations
+
+from math import prod
 
 from pydantic import Field
 
@@ -8,12 +10,8 @@ from ..diagnostics import Refusal
 from ..ir import Value, apply
 from ..operation import Build, Kind, Params, operation
 from ..primitives import total
+from .channels import along_channels, channel_axis, channels_of, other_axes
 from .layers import require_float
-
-
-def channel_axis(x: Value) -> int:
-    """Channels are axis 0 of images, [channels, height, width], and the last axis of everything else."""
-    return 1 if x.type.rank == 4 else x.type.rank - 1
 
 
 def mean_over(x: Value, axes: tuple[int, ...]) -> Value:
@@ -40,29 +38,68 @@ def batch_norm(build: Build, x: Value, p: BatchNormParams) -> Value:
     inference and in a frozen part they are the running ones. Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
     """
     require_float(x, "batch_norm")
-    if x.type.rank < 2:
-        raise Refusal("E303", label="batch_norm wants channels", help="declare the input as float32[1]",
-                      operand="this is a scalar per sample", operation="batch_norm")  # fmt: skip
-    axis = channel_axis(x)
-    channels = x.shape[axis]
-    assert isinstance(channels, int)
-    along = tuple(channels if i == axis else 1 for i in range(x.type.rank)) if axis != x.type.rank - 1 else (channels,)
-
-    def spread(v: Value) -> Value:
-        return v if v.shape == along else apply("reshape", v, shape=along)
-
+    channels = channels_of(x, "batch_norm")
     scale = build.parameter("scale", (channels,), start=1.0)
     bias = build.parameter("bias", (channels,), start=0.0)
     running_mean = build.statistic("running_mean", (channels,), 0.0)
     running_var = build.statistic("running_var", (channels,), 1.0)
     if build.training and not build.frozen:
-        axes = tuple(i for i in range(x.type.rank) if i != axis)
+        axes = other_axes(x)
         mean = mean_over(x, axes)
-        centred = x - spread(mean)
+        centred = x - along_channels(mean, x)
         var = mean_over(centred * centred, axes)
         build.update(running_mean, running_mean * p.momentum + mean * (1 - p.momentum))
         build.update(running_var, running_var * p.momentum + var * (1 - p.momentum))
     else:
-        centred = x - spread(running_mean)
+        centred = x - along_channels(running_mean, x)
         var = running_var
-    return centred * spread(scale / apply("sqrt", var + p.epsilon)) + spread(bias)
+    return centred * along_channels(scale / apply("sqrt", var + p.epsilon), x) + along_channels(bias, x)
+
+
+class NormParams(Params):
+    epsilon: float = Field(1e-5, gt=0, description="added to the variance")
+
+
+def _centred(x: Value, axes: tuple[int, ...], epsilon: float) -> Value:
+    """(x - mean) / sqrt(var + epsilon) over axes of a sample, var biased."""
+    count = prod(x.shape[a] for a in axes)  # type: ignore[misc]
+    centred = x - total(x, *axes, keepdims=True) * (1 / count)
+    var = total(centred * centred, *axes, keepdims=True) * (1 / count)
+    return centred / apply("sqrt", var + epsilon)
+
+
+@operation(Kind.LAYER, NormParams, facts={"norm", "transparent"})
+def layer_norm(build: Build, x: Value, p: NormParams) -> Value:
+    """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of each sample: over the last axis, or all axes of an image.
+
+    scale and bias [channels]. Source: Ba et al. 2016, arXiv:1607.06450.
+    """
+    require_float(x, "layer_norm")
+    channels = channels_of(x, "layer_norm")
+    axes = (1, 2, 3) if x.type.rank == 4 else (x.type.rank - 1,)
+    scale, bias = build.parameter("scale", (channels,), start=1.0), build.parameter("bias", (channels,), start=0.0)
+    return _centred(x, axes, p.epsilon) * along_channels(scale, x) + along_channels(bias, x)
+
+
+class GroupNormParams(NormParams):
+    groups: int = Field(ge=1, description="number of groups of channels")
+
+
+@operation(Kind.LAYER, GroupNormParams, facts={"norm", "transparent"})
+def group_norm(build: Build, x: Value, p: GroupNormParams) -> Value:
+    """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of each sample over a group of channels and all other axes.
+
+    scale and bias [channels]. Source: Wu and He 2018, arXiv:1803.08494.
+    """
+    require_float(x, "group_norm")
+    channels = channels_of(x, "group_norm")
+    if channels % p.groups:
+        raise Refusal("E306", at="groups", label=f"{p.groups} groups of {channels} channels", operand=f"the input here has {channels} channels",
+                      help="groups must divide the number of channels", groups=p.groups)  # fmt: skip
+    axis, n = channel_axis(x), x.shape[0]
+    grouped = (*x.shape[:axis], p.groups, channels // p.groups, *x.shape[axis + 1 :])
+    spread = apply("reshape", x, shape=grouped)
+    axes = tuple(i for i in range(1, len(grouped)) if i != axis)
+    y = apply("reshape", _centred(spread, axes, p.epsilon), shape=(n, *x.shape[1:]))
+    scale, bias = build.parameter("scale", (channels,), start=1.0), build.parameter("bias", (channels,), start=0.0)
+    return y * along_channels(scale, x) + along_channels(bias, x)

@@ -139,3 +139,115 @@ class AdamwParams(AdamParams):
 def adamw(rule: Rule, theta: Value, g: Value, p: AdamwParams) -> Value:
     """adam with decoupled weight decay 0.01 by default. Source: Loshchilov and Hutter 2017, arXiv:1711.05101."""
     return adam(rule, theta, g, p)
+
+
+class AdagradParams(DecayParams):
+    lr: float = Field(0.01, gt=0, description="learning rate eta; a schedule starts from it")
+    eps: float = Field(1e-7, gt=0, description="keeps the denominator from zero")
+
+
+@operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive"})
+def adagrad(rule: Rule, theta: Value, g: Value, p: AdagradParams) -> Value:
+    """s += g^2, theta -= eta g / (sqrt(s) + eps). Source: Duchi et al. 2011."""
+    s = rule.slot("squares")
+    new = s + g * g
+    rule.update(s, new)
+    return rule.lr * g / _root(new, p.eps, "outside")
+
+
+class AdadeltaParams(DecayParams):
+    lr: float = Field(1.0, gt=0, description="learning rate eta; a schedule starts from it")
+    rho: float = Field(0.95, ge=0, lt=1, description="share of the old averages that is kept")
+    eps: float = Field(1e-6, gt=0, description="inside both roots")
+
+
+@operation(Kind.OPTIMISER, AdadeltaParams, facts={"adaptive"})
+def adadelta(rule: Rule, theta: Value, g: Value, p: AdadeltaParams) -> Value:
+    """s = rho s + (1 - rho) g^2, d = sqrt(u + eps) / sqrt(s + eps) g, u = rho u + (1 - rho) d^2, theta -= eta d.
+
+    Source: Zeiler 2012, arXiv:1212.5701.
+    """
+    s, u = rule.slot("mean_square"), rule.slot("mean_square_step")
+    new_s = s * p.rho + g * g * (1 - p.rho)
+    d = apply("sqrt", u + p.eps) / apply("sqrt", new_s + p.eps) * g
+    rule.update(s, new_s)
+    rule.update(u, u * p.rho + d * d * (1 - p.rho))
+    return rule.lr * d
+
+
+class NadamParams(AdamParams):
+    lr: float = Field(0.002, gt=0, description="learning rate eta; a schedule starts from it")
+    momentum_decay: float = Field(0.004, ge=0, description="psi of the momentum's schedule")
+
+
+@operation(Kind.OPTIMISER, NadamParams, facts={"adaptive"})
+def nadam(rule: Rule, theta: Value, g: Value, p: NadamParams) -> Value:
+    """adam with Nesterov's look ahead: mu_t = b1 (1 - 0.96^(t psi) / 2), m' = mu_(t+1) m / (1 - prod_(i<=t+1) mu_i) +
+    (1 - mu_t) g / (1 - prod_(i<=t) mu_i), theta -= eta m' / (sqrt(v') + eps). Source: Dozat 2016; the form of torch.
+    """
+    m, v = rule.slot("mean"), rule.slot("mean_square")
+    new_m = m * p.beta1 + g * (1 - p.beta1)
+    new_v = v * p.beta2 + g * g * (1 - p.beta2)
+    rule.update(m, new_m)
+    rule.update(v, new_v)
+    products = [1.0]  # of mu_1 .. mu_t
+
+    def mu(t: int) -> float:
+        return p.beta1 * (1 - 0.5 * 0.96 ** (t * p.momentum_decay))
+
+    def product(t: int) -> float:
+        while len(products) <= t:
+            products.append(products[-1] * mu(len(products)))
+        return products[t]
+
+    ahead = rule.scalar("momentum_ahead", lambda t: mu(t + 1) / (1 - product(t + 1)))
+    now = rule.scalar("momentum_now", lambda t: (1 - mu(t)) / (1 - product(t)))
+    second = rule.scalar("second_correction", lambda t: 1 / (1 - p.beta2**t))
+    return rule.lr * (new_m * ahead + g * now) / _root(new_v * second, p.eps, p.eps_in)
+
+
+class AdamaxParams(DecayParams):
+    lr: float = Field(0.002, gt=0, description="learning rate eta; a schedule starts from it")
+    beta1: float = Field(0.9, ge=0, lt=1, description="share of the old mean that is kept")
+    beta2: float = Field(0.999, ge=0, lt=1, description="decay of the largest gradient")
+    eps: float = Field(1e-8, gt=0, description="added to abs(g)")
+
+
+@operation(Kind.OPTIMISER, AdamaxParams, facts={"adaptive"})
+def adamax(rule: Rule, theta: Value, g: Value, p: AdamaxParams) -> Value:
+    """m = b1 m + (1 - b1) g, u = max(b2 u, |g| + eps), theta -= eta m / ((1 - b1^t) u). Source: Kingma and Ba 2014."""
+    m, u = rule.slot("mean"), rule.slot("largest")
+    new_m = m * p.beta1 + g * (1 - p.beta1)
+    new_u = apply("maximum", u * p.beta2, apply("absolute", g) + p.eps)
+    rule.update(m, new_m)
+    rule.update(u, new_u)
+    first = rule.scalar("first_correction", lambda t: 1 / (1 - p.beta1**t))
+    return rule.lr * first * new_m / new_u
+
+
+@operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"})
+def amsgrad(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
+    """adam with the largest v so far in place of v, before its correction. Source: Reddi et al. 2018, arXiv:1904.09237."""
+    m, v, top = rule.slot("mean"), rule.slot("mean_square"), rule.slot("largest_square")
+    new_m = m * p.beta1 + g * (1 - p.beta1)
+    new_v = v * p.beta2 + g * g * (1 - p.beta2)
+    new_top = apply("maximum", top, new_v)
+    for slot, new in ((m, new_m), (v, new_v), (top, new_top)):
+        rule.update(slot, new)
+    first = rule.scalar("first_correction", lambda t: 1 / (1 - p.beta1**t))
+    second = rule.scalar("second_correction", lambda t: 1 / (1 - p.beta2**t))
+    return (rule.lr * first) * new_m / _root(new_top * second, p.eps, p.eps_in)
+
+
+class LionParams(DecayParams):
+    lr: float = Field(0.0001, gt=0, description="learning rate eta; a schedule starts from it")
+    beta1: float = Field(0.9, ge=0, lt=1, description="share of the old mean in the direction")
+    beta2: float = Field(0.99, ge=0, lt=1, description="share of the old mean that is kept")
+
+
+@operation(Kind.OPTIMISER, LionParams, facts={"adaptive"})
+def lion(rule: Rule, theta: Value, g: Value, p: LionParams) -> Value:
+    """theta -= eta sign(b1 m + (1 - b1) g), m = b2 m + (1 - b2) g. Source: Chen et al. 2023, arXiv:2302.06675."""
+    m = rule.slot("mean")
+    rule.update(m, m * p.beta2 + g * (1 - p.beta2))
+    return rule.lr * apply("sign", m * p.beta1 + g * (1 - p.beta1))

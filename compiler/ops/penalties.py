@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..ir import Value, apply
+from ..ir import Value, apply, constant
 from ..operation import Kind, Params, operation
 from ..primitives import dot, total
 
@@ -34,3 +34,13 @@ def l1(w: Value, p: PenaltyParams, samples: int | None) -> Value:
 def l2(w: Value, p: PenaltyParams, samples: int | None) -> Value:
     """lambda/2 * sum w^2; with scale=1/samples lambda/(2n) * sum w^2."""
     return dot(w, w) * (strength(p, samples) / 2)
+
+
+class LmParams(PenaltyParams):
+    m: float = Field(gt=1, description="the power")
+
+
+@operation(Kind.PENALTY, LmParams)
+def lm(w: Value, p: LmParams, samples: int | None) -> Value:
+    """lambda/m * sum |w|^m; with scale=1/samples divided by n as well."""
+    return total(apply("power", apply("absolute", w), constant(p.m, w.dtype))) * (strength(p, samples) / p.m)

@@ -39,6 +39,48 @@ def _count(x: Value) -> int:
     return prod(d for d in x.shape[1:] if isinstance(d, int))
 
 
+class TransposeParams(Params):
+    order: tuple[int, ...] = Field(min_length=1, description="the axes of a sample in their new order, counted from 0")
+
+
+@operation(Kind.LAYER, TransposeParams, facts={"shape"})
+def transpose(build: Build, x: Value, p: TransposeParams) -> Value:
+    """The axes in another order."""
+    rank = x.type.rank - 1
+    if sorted(p.order) != list(range(rank)):
+        raise Refusal("E309", at="order", label=f"a sample has {rank} axes", help=f"name each of 0..{rank - 1} once", axis=dims(p.order))
+    return apply("transpose", x, order=(0, *(a + 1 for a in p.order)))
+
+
+class SplitParams(Params):
+    parts: int | tuple[int, ...] = Field(description="number of equal parts, or the length of each")
+    axis: int = Field(-1, description="the axis that is cut")
+
+    @property
+    def count(self) -> int:
+        return self.parts if isinstance(self.parts, int) else len(self.parts)
+
+
+@operation(Kind.LAYER, SplitParams, outputs=lambda p: max(1, p.count), facts={"shape"})
+def split(build: Build, x: Value, p: SplitParams) -> tuple[Value, ...]:
+    """Several tensors, cut from one on an axis: `a, b = x -> split(2)`."""
+    rank = x.type.rank - 1
+    if not -rank <= p.axis < rank:
+        raise Refusal("E309", at="axis", label=f"a sample has {rank} axes", help=f"use an axis from {-rank} to {rank - 1}", axis=p.axis)
+    axis = p.axis % rank + 1
+    length = x.shape[axis]
+    assert isinstance(length, int)
+    sizes = (length // max(1, p.parts),) * p.parts if isinstance(p.parts, int) else p.parts
+    if sum(sizes) != length or min(sizes, default=0) < 1:
+        raise Refusal("E304", at="parts", label=f"{p.parts if isinstance(p.parts, int) else dims(p.parts)} of an axis of {length}", size=length,
+                      operand=f"a sample here is {dims(x.shape[1:])}", shape=f"{p.count} parts", help="choose parts that sum to the axis")  # fmt: skip
+    found, start = [], 0
+    for size in sizes:
+        found.append(apply("slice", x, axis=axis, start=start, stop=start + size))
+        start += size
+    return tuple(found)
+
+
 class ConcatParams(Params):
     axis: int | None = Field(None, description="the axis to join on; channels when not given")
 
