@@ -94,6 +94,15 @@ CODES: dict[str, Code] = {
     "E702": Code("`{path}` is damaged or not of this program"),
     "E703": Code("{what} is missing on this machine"),
     "E704": Code("`{path}` is in use"),
+    "E705": Code(
+        "memory ran out",
+        "The system gave no more memory. `nnc summary` says what a network needs; a smaller `batch` needs less, and so do fewer "
+        "or narrower layers. Sizes that cannot fit are refused before anything runs, with --max-bytes as the limit.",
+    ),
+    "E706": Code(
+        "the system refused `{path}`",
+        "Reading or writing failed for a reason outside nnc: permissions, a directory where a file is expected, a full disk.",
+    ),
     "W301": Code("a bias before batch_norm does nothing"),
     "W302": Code("dropout keeps less than half"),
     "W303": Code("dropout on an output"),
