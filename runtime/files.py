@@ -64,6 +64,8 @@ def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
                 temporary.unlink(missing_ok=True)
             raise
         _sync_directory(target.parent)
+    except BrokenPipeError:
+        raise  # whoever read our output has gone
     except OSError as error:
         refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(path))
 
