@@ -255,7 +255,12 @@ def topological(roots: Iterable[Value]) -> list[Value]:
 
 def substitute(roots: list[Value], replace: Mapping[Value, Value]) -> list[Value]:
     """The roots with some values replaced by others wherever they are used."""
-    return rewrite(roots, lambda value: replace.get(value, value))
+    new: dict[Value, Value] = {}
+    for value in topological(roots):
+        operands = tuple(new[o] for o in value.operands)
+        same = all(a is b for a, b in zip(operands, value.operands, strict=True))
+        new[value] = replace.get(value) or (value if same else rebuild(value, operands))
+    return [new[r] for r in roots]
 
 
 def rewrite(roots: list[Value], rule: Callable[[Value], Value]) -> list[Value]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper, numpy_helper, shape_inference
 
 from .ir import Batch, Graph, TensorType, Value
 from .onnx_lowering import LOWERINGS
@@ -24,6 +23,10 @@ DTYPES = {
 }
 BATCH = "batch"
 ML_OPSET = 2
+
+
+class Malformed(Exception):
+    """The model does not pass onnx's checker: a lowering is wrong."""
 
 
 def ir_version(opset: int) -> int:
@@ -57,7 +60,7 @@ class GraphEmitter:
         return name
 
     def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
-        key = (repr(values), dtype, tuple(shape) if shape is not None else None)
+        key = (repr(values), dtype, tuple(shape) if shape is not None else None)  # repr: 0.0 and -0.0 are equal and differ
         if key not in self.known:
             flat = values if shape is not None else [values]
             name = self.fresh(f"constant/{dtype}")
@@ -102,7 +105,11 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
         opsets.append(helper.make_opsetid("ai.onnx.ml", ML_OPSET))
     model = helper.make_model(proto, opset_imports=opsets, ir_version=ir_version(opset), producer_name="nnc")
     helper.set_model_props(model, dict(metadata))
-    checker.check_model(model, full_check=True)
+    try:
+        checker.check_model(model, full_check=True)
+    except (checker.ValidationError, shape_inference.InferenceError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise Malformed(f"onnx's checker does not accept the file: {first[:200]}") from error
     return model
 
 
@@ -113,5 +120,3 @@ def _info(name: str, kind: TensorType) -> Any:
 def serialised(model: Any) -> bytes:
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-

@@ -114,7 +114,11 @@ def _pool(op: str, **more: int) -> Lowering:
 
 
 def _reshape(emit: Emitter, value: Value, inputs: list[str]) -> str:
-    return emit.node("Reshape", inputs[0], _shape(emit, _static(value.shape)))
+    """0 copies the operand's axis, which keeps the batch's name through shape inference; -1 where it is split or joined."""
+    (x,) = value.operands
+    kept = [isinstance(d, Batch) and i < x.type.rank and x.shape[i] == d for i, d in enumerate(value.shape)]
+    dims = [0 if same else d for same, d in zip(kept, _static(value.shape), strict=True)]
+    return emit.node("Reshape", inputs[0], _shape(emit, dims))
 
 
 def _transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:

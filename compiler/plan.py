@@ -66,7 +66,7 @@ def aliasing(order: Sequence[Value]) -> set[Value]:
                     aliases.add(value)
             else:
                 aliases.add(value)
-                same = value.shape == source.shape
+                same = value.shape == source.shape and value.op != "transpose"
                 in_order = contiguous[source] and (value.op in ("part", "surrogate") or same)
         contiguous[value] = in_order
     return aliases
@@ -136,6 +136,7 @@ class Planner:
         needed = [self.position[self.root[v]] for v in self.graph.outputs.values() if self.root[v] in self.position]
         forward = max(needed, default=-1)
         for name, new in self.graph.updates.items():
+            assert self.root[new].op != "variable", f"{name} would become another variable, which may have changed by then"
             at = self.position.get(new)
             readers = self.readers.get(name, [])
             safe = (

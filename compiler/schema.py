@@ -49,10 +49,12 @@ class Files:
     def path(self, name: str) -> Path:
         """The file of that name under the root; E409 if it lies elsewhere, E401 if it is not there."""
         root = self.root.resolve()
-        path = (root / name).resolve()
+        path = root if "\0" in name else (root / name).resolve()
         if "\0" in name or (path != root and root not in path.parents):
             raise Refusal("E409", label=f"the data root is {self.root}", path=name,
                           help="move the file below the root, or give another root with --data-root")  # fmt: skip
+        if path.is_dir():
+            raise Refusal("E410", label="it is a directory", path=name, help="name a file in it")
         if not path.is_file():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             from .diagnostics import suggestion

@@ -6,10 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
-from .compiler.diagnostics import SpecError, render_text
+from .compiler.diagnostics import Findings, SpecError, render_text
+from .compiler.source import Source
 
-FAILED_WHILE_RUNNING = frozenset(("E510", "E701"))  # exit status 3: not finite, disk full
+FAILED_WHILE_RUNNING = frozenset(("E510", "E701", "E705", "E706"))  # exit status 3: not finite, disk full, no memory
 LATER = ("fmt", "report", "tune")
 
 
@@ -77,13 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[:1] and given[0] in LATER:
         print(f"nnc: `{given[0]}` is not available in this version", file=sys.stderr)
         return 2
-    options = parser().parse_args(given)
-    from . import commands
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        status: int = getattr(commands, options.command)(options)
-        sys.stdout.flush()
-        return status
+        return _run(parser().parse_args(given))
     except SpecError as error:
         for diagnostic in error.diagnostics:
             print(render_text(diagnostic), file=sys.stderr)
@@ -93,8 +93,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nnc: interrupted{'; continue with --resume' if type(stop) is not KeyboardInterrupt else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    """The command's status; what the machine refuses becomes a diagnostic."""
+    from . import commands
+
+    findings = Findings(Source("", ""))
+    try:
+        status: int = getattr(commands, options.command)(options)
+        if sys.stdout is not None:  # closed by the caller: `>&-`
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        raise
+    except MemoryError as error:
+        findings.add("E705", None, str(error), help="use a smaller batch or network, or less data at once")
+    except OSError as error:
+        if error.filename is None:
+            _silence()  # it was our own output, a full disk behind `>`
+        findings.add("E706", None, str(error.strerror), path=error.filename or "the output", help="check its permissions, and the space that is left")
+    findings.stop_on_errors()
+    raise AssertionError("both are errors")
+
+
+def _silence() -> None:
+    """Nothing more is written to an output that takes nothing; without this Python tries again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -133,8 +133,11 @@ def _train(options: Namespace) -> Any:
     from .runtime.train import train as run
 
     lines = terminal.Lines()
-    return run(source, _root(options, path), out, overrides=_overrides(options), resume=options.resume, progress=lines.observe(),
-               max_bytes=_limit(options))  # fmt: skip
+    try:
+        return run(source, _root(options, path), out, overrides=_overrides(options), resume=options.resume, progress=lines.observe(),
+                   max_bytes=_limit(options))  # fmt: skip
+    finally:
+        lines.close()
 
 
 def _report(result: Any) -> None:
@@ -164,10 +167,7 @@ def eval(options: Namespace) -> int:
     model, _ = run.model()
     evaluator = Evaluator(model)
     if options.data is not None:
-        arrays = labelled(model, Path(options.data))
-        rows = len(next(iter(arrays.values())))
-        batches = ({n: a[start : start + evaluator.batch] for n, a in arrays.items()} for start in range(0, rows, evaluator.batch))
-        found = {"data": evaluator.figures(batches)}
+        found = {"data": evaluator.figures(batch for chunk in labelled(model, Path(options.data)) for batch in evaluator.cut(chunk))}
     else:
         root = Path(options.data_root or run.manifest()["data"]["root"])
         experiment = model.program.experiment

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .runtime.train import Progress
@@ -58,16 +59,17 @@ def _left(seconds: float) -> str:
 class Lines:
     """Training's progress: one line that is drawn over on a terminal, one plain line an epoch elsewhere."""
 
-    INTERVAL = 0.1
+    INTERVAL = 0.1  # seconds between two drawings
 
-    def __init__(self, stream: Any = None):
-        self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+    def __init__(self, stream: TextIO | None = None):
+        self.stream = stream if stream is not None else sys.stderr
+        self.live = self.stream is not None and self.stream.isatty()
         self.drawn = 0.0
         self.epochs = 0
         self.begun = time.monotonic()
-        self.first = 0
+        self.first = 0.0  # epochs that were done before this process began
         self.width = 0
+        self.known = ""  # the figures of the last epoch
 
     def observe(self) -> Progress:
         from .runtime.train import Progress
@@ -87,26 +89,41 @@ class Lines:
         if now - self.drawn < self.INTERVAL:
             return
         self.drawn = now
-        part = (epoch - self.first + done / rows) / max(1, self.epochs - self.first)
-        left = (now - self.begun) / part * (1 - part) if part > 0 else 0.0
-        self._draw(f"epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}  {speed:,.0f} samples/s  {_left(left)} left")
+        self._draw(f"epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        parts = [f"epoch {record['epoch']}/{self.epochs}"]
-        for split in ("train", "val", "test"):
-            parts += [f"{split}.{name} {figure(value)}" for name, value in record.get(split, {}).items()]
-        parts.append(f"{record['samples_per_second']:,.0f} samples/s")
-        self.note("  ".join(parts))
+        figures = [f"{split}.{name} {figure(value)}" for split in ("train", "val", "test") for name, value in record.get(split, {}).items()]
+        if self.live:
+            self.known = "".join(f"  {f}" for f in figures if not f.startswith("train.loss"))
+            self._draw(f"epoch {record['epoch']}/{self.epochs}  100%  loss {figure(record['train']['loss'])}{self.known}",
+                       record["epoch"], record["samples_per_second"])  # fmt: skip
+        else:
+            self._write("  ".join([f"epoch {record['epoch']}/{self.epochs}", *figures, f"{record['samples_per_second']:,.0f} samples/s"]) + "\n")
 
     def note(self, text: str) -> None:
-        if self.live:
-            self._draw("")
-            self.stream.write("\r")
-        self.stream.write(text + "\n")
-        self.stream.flush()
+        """A line of its own; the line that is drawn over goes on below it."""
+        self._write(("\r" + " " * self.width + "\r" if self.width else "") + text + "\n")
         self.width = 0
 
-    def _draw(self, text: str) -> None:
-        self.stream.write("\r" + text.ljust(self.width))
-        self.stream.flush()
-        self.width = len(text)
+    def close(self) -> None:
+        """Leave the last drawing as it is."""
+        if self.width:
+            self._write("\n")
+            self.width = 0
+
+    def _draw(self, text: str, epochs: float, speed: float) -> None:
+        done = (epochs - self.first) / max(1e-9, self.epochs - self.first)
+        left = (time.monotonic() - self.begun) / done * (1 - done) if done > 0 else 0.0
+        shown = f"{text}  {speed:,.0f} samples/s  {_left(left)} left"[: shutil.get_terminal_size().columns - 1]
+        self._write("\r" + shown.ljust(self.width))
+        self.width = len(shown)
+
+    def _write(self, text: str) -> None:
+        """Training outlives its terminal: an output that takes nothing more is left alone."""
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            self.stream, self.live = None, False

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from nnc.compiler import pipeline, plan
 from nnc.compiler.experiment import Experiment
+from nnc.compiler.schema import Files
 
 from .data.dataset import load
 from .export import export
-from .files import digest_of, write_json, write_text
+from .files import TEMPORARY, digest_of, refuse, write_json, write_text
 from .kernels import Array
 from .machine import versions
 from .model import Model
@@ -29,20 +31,36 @@ def _inputs(experiment: Experiment, root: Path) -> dict[str, object]:
             if isinstance(value, str) and (root / value).is_file():
                 files[value] = digest_of(root / value)
     spec = hashlib.sha256(experiment.source.text.encode()).hexdigest()
-    return {"spec": spec, "constants": experiment.overrides, "files": files, "versions": versions()}
+    found = {"spec": spec, "constants": experiment.overrides, "files": files, "versions": versions()}
+    return dict(json.loads(json.dumps(found)))
+
+
+def _known(target: Path) -> dict[str, Any] | None:
+    """The manifest of the last build, None where there is none; E704 if the directory holds something else."""
+    if target.exists() and not target.is_dir():
+        refuse("E704", "it is a file", "give another directory with -o", path=str(target))
+    if not target.is_dir() or all(p.match(TEMPORARY) for p in target.iterdir()):
+        return None
+    try:
+        known = json.loads((target / "manifest.json").read_text("utf-8"))
+        if known.keys() == {"inputs", "files"} and isinstance(known["files"], dict):
+            return dict(known)
+    except (OSError, ValueError, AttributeError):
+        if all(p.name in ("manifest.json", "plan.txt") or p.suffix == ".onnx" for p in target.iterdir()):
+            return None  # a build whose manifest is damaged
+    refuse("E704", "it holds files that are no build", "give another directory with -o", path=str(target))
 
 
 def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -> list[str]:
     """The names of the files written into the target; none where nothing has changed since the last build."""
     inputs = _inputs(program.experiment, root)
     manifest = target / "manifest.json"
+    known = _known(target)
     try:
-        known = json.loads(manifest.read_text())
-        kept = {name: digest_of(target / name) for name in known["files"]}
-        if known["inputs"] == json.loads(json.dumps(inputs)) and kept == known["files"]:
+        if known is not None and known["inputs"] == inputs and {name: digest_of(target / name) for name in known["files"]} == known["files"]:
             return []
-    except (OSError, ValueError, KeyError):
-        pass  # no build yet, or not a whole one
+    except OSError:
+        pass  # a file of the last build is gone
     rows: dict[str, Array] | None = None
     train, samples, learned = program.train, None, {}
     if program.experiment.data is not None:
@@ -52,9 +70,8 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
         rows = {name: array[chosen] for name, array in data.raw.items()}
     model = Model(program, train.seed if train else 0, learned, samples)
     if train is not None and train.start is not None:
-        from nnc.compiler.schema import Files
-
         start_from(model, train.start, Files(root))
+    write_json(manifest, {"inputs": None, "files": {}})  # whose directory this is, should the rest not be written
     written = [program.experiment.export.params.file]
     export(model, target / written[0], rows)
     if train is not None:

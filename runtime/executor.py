@@ -129,9 +129,10 @@ def _static(value: Value, n: int, operands: list[Array | None], randomness: Rand
     known = [o for o in operands if o is not None]
     if value.primitive.view:
         return view(value, n, known[0])
-    out = np.empty(concrete(value.shape, n), value.dtype)
+    kinds = (value.type, *(value.primitive.scratch(value) if value.primitive.scratch else ()))
+    out, *scratch = (np.empty(concrete(kind.shape, n), kind.dtype) for kind in kinds)
     with np.errstate(all="ignore"):
-        KERNELS[value.op](value, n, randomness)(*known, out)
+        KERNELS[value.op](value, n, randomness)(*known, out, *scratch)
     return out
 
 

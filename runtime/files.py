@@ -6,13 +6,15 @@ with the digest's own place filled by zeros: every flipped byte is noticed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import safetensors
@@ -23,42 +25,83 @@ from nnc.compiler.source import Source
 
 Array = np.ndarray[Any, Any]
 _BLANK = "0" * 64
+TEMPORARY = ".nnc-*.part"  # what a file is called before it is whole
+_DAMAGED = (ValueError, KeyError, TypeError, UnicodeDecodeError, safetensors.SafetensorError, RecursionError)
 
 
-def refuse(code: str, label: str, help: str, **values: object) -> None:
+def refuse(code: str, label: str, help: str, **values: object) -> NoReturn:
     """Raise one diagnostic that belongs to no place of a spec."""
     findings = Findings(Source("", ""))
     findings.add(code, None, label, help=help, **values)
     findings.stop_on_errors()
+    raise AssertionError(f"{code} is no error")
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file: a temporary one beside it, fsync, rename, fsync of the directory. E701 where that fails."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
+    """A function that writes the new content of a file, which takes the old one's place when the block ends without an error.
+
+    A temporary file beside it, fsync, rename, fsync of the directory. E701 where the system refuses one of them.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a named pipe: nothing to replace
+            with path.open("wb", buffering=0) as file:
+                yield lambda data: _write_all(file.fileno(), data)
+            return
+        target = Path(os.path.realpath(path))  # a link stays, and its target is replaced
+        make_directory(target.parent)
+        temporary = target.parent / TEMPORARY.replace("*", secrets.token_hex(8))
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            try:
+                yield lambda data: _write_all(handle, data)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(temporary, target)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        _sync_directory(target.parent)
+    except BrokenPipeError:
+        raise  # whoever read our output has gone
     except OSError as error:
-        refuse("E701", str(error.strerror or error), "free some space, or choose another directory with -o", path=str(path))
+        refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(path))
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def make_directory(path: Path) -> None:
+    """The directory and its parents, each entry on disk before the next."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    for directory in reversed(missing):
+        with suppress(FileExistsError):
+            os.mkdir(directory)
+        _sync_directory(directory.parent)
 
 
 def _sync_directory(path: Path) -> None:
-    if os.name == "posix":  # Windows has no handle to a directory
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    if os.name != "posix":  # Windows has no handle to a directory
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that do not know it, such as some network ones
+            raise
+    finally:
+        os.close(handle)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file's content."""
+    with replacing(path) as write:
+        write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,34 +114,56 @@ def write_json(path: Path, content: Any) -> None:
 
 def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
     """Arrays by name, and what is to be known about them, in one checked safetensors file."""
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
     metadata = {"nnc": json.dumps({"sha256": _BLANK, "about": about})}
     data = safetensors.numpy.save(contiguous, metadata)
     mark = _BLANK.encode()
-    assert data.count(mark) >= 1
+    assert mark in data, "the digest's place is in the header"
     digest = hashlib.sha256(data).hexdigest().encode()
     write_bytes(path, data.replace(mark, digest, 1))
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """Arrays and what is known about them; E702 if a single byte is not as it was written."""
+    data = _content(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        refuse("E401", str(error.strerror), "give the path of a run or of a saved model", path=str(path))
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        known = json.loads(header["__metadata__"]["nnc"])
-        digest, about = known["sha256"], known["about"]
-        sound = hashlib.sha256(data.replace(str(digest).encode(), _BLANK.encode(), 1)).hexdigest() == digest
-        if sound:
+        known = json.loads(_metadata(data)["nnc"])
+        digest, about = str(known["sha256"]), known["about"]
+        sound = hashlib.sha256(data.replace(digest.encode(), _BLANK.encode(), 1)).hexdigest() == digest
+        if sound and isinstance(about, dict):
             return safetensors.numpy.load(data), about
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError, safetensors.SafetensorError, RecursionError):
+    except _DAMAGED:
         pass
     refuse("E702", "its checksum does not fit its content", "write it again: train again, or take another copy", path=str(path))
-    raise AssertionError("unreachable")
+
+
+def read_any_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of a safetensors file of any origin; one of ours is checked. Raises ValueError for what is none."""
+    data = _content(path)
+    try:
+        if "nnc" in _metadata(data):
+            return read_arrays(path)[0]
+        return safetensors.numpy.load(data)
+    except _DAMAGED as error:
+        raise ValueError(f"it is no safetensors file of plain numbers ({error})") from None
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        label = "it is a directory" if path.is_dir() else "there is no such file"
+        refuse("E401", label, "give the path of a run or of a saved model", path=str(path))
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        refuse("E401", str(error.strerror), "give the path of a run or of a saved model", path=str(path))
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return dict(header.get("__metadata__", {}))

@@ -122,10 +122,12 @@ def _matmul(value: Value, n: int, randomness: Randomness) -> Kernel:
 def _softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
-    def softmax(x: Array, out: Array) -> None:
-        np.subtract(x, x.max(axis, keepdims=True), out)
+    def softmax(x: Array, out: Array, row: Array) -> None:
+        np.maximum.reduce(x, axis, None, row, True)
+        np.subtract(x, row, out)
         np.exp(out, out)
-        np.divide(out, out.sum(axis, keepdims=True), out)
+        np.add.reduce(out, axis, None, row, True)
+        np.divide(out, row, out)
 
     return softmax
 
@@ -133,9 +135,13 @@ def _softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
 def _log_softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
-    def log_softmax(x: Array, out: Array) -> None:
-        np.subtract(x, x.max(axis, keepdims=True), out)
-        np.subtract(out, np.log(np.exp(out).sum(axis, keepdims=True)), out)
+    def log_softmax(x: Array, out: Array, powers: Array, row: Array) -> None:
+        np.maximum.reduce(x, axis, None, row, True)
+        np.subtract(x, row, out)
+        np.exp(out, powers)
+        np.add.reduce(powers, axis, None, row, True)
+        np.log(row, row)
+        np.subtract(out, row, out)
 
     return log_softmax
 
@@ -218,7 +224,7 @@ def _conv2d(value: Value, n: int, randomness: Randomness) -> Kernel:
             np.matmul(columns, flat.T, rows)
         else:
             for o, k in zip(c.outputs, c.columns, strict=True):
-                rows[:, o] = columns[:, k] @ flat[o].T
+                np.matmul(columns[:, k], flat[o].T, rows[:, o])
         batch, channels, high, wide = c.output
         np.copyto(out, rows.reshape(batch, high, wide, channels).transpose(0, 3, 1, 2))
 
@@ -236,7 +242,7 @@ def _conv2d_input_gradient(value: Value, n: int, randomness: Randomness) -> Kern
             np.matmul(rows, flat, columns)
         else:
             for o, k in zip(c.outputs, c.columns, strict=True):
-                columns[:, k] = rows[:, o] @ flat[o]
+                np.matmul(rows[:, o], flat[o], columns[:, k])
         c.scatter(columns, padded, out)
 
     return input_gradient
@@ -253,7 +259,7 @@ def _conv2d_weight_gradient(value: Value, n: int, randomness: Randomness) -> Ker
             np.matmul(rows.T, columns, flat)
         else:
             for o, k in zip(c.outputs, c.columns, strict=True):
-                flat[o] = rows[:, o].T @ columns[:, k]
+                np.matmul(rows[:, o].T, columns[:, k], flat[o])
         np.copyto(out, flat.reshape(out.shape))
 
     return weight_gradient
@@ -405,8 +411,15 @@ def _one_hot(value: Value, n: int, randomness: Randomness) -> Kernel:
     return lambda index, out: np.equal(index[..., None], classes, out, casting="unsafe")
 
 
-def _pick(x: Array, index: Array, out: Array) -> None:
-    out[...] = np.take_along_axis(x, index[..., None], -1)[..., 0]
+def _pick(value: Value, n: int, randomness: Randomness) -> Kernel:
+    depth = concrete(value.operands[0].shape, n)[-1]
+    starts = np.arange(0, value.type.size(n) * depth, depth).reshape(concrete(value.shape, n))
+
+    def pick(x: Array, index: Array, out: Array, places: Array) -> None:
+        np.add(index, starts, places)
+        np.take(x.reshape(-1), places, None, out, "clip")  # with "raise" NumPy would make an array of its own
+
+    return pick
 
 
 def _lookup(value: Value, n: int, randomness: Randomness) -> Kernel:
@@ -501,7 +514,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "concat": _concat,
     "pack": _pack,
     "one_hot": _one_hot,
-    "pick": _ufunc(_pick),
+    "pick": _pick,
     "lookup": _lookup,
     "gather": _ufunc(_gather),
     "scatter_add": _ufunc(_scatter_add),

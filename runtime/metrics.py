@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from nnc.compiler.training import Evaluation
 
 from .executor import Executor
+from .kernels import Array
 from .model import Model
 
 EVALUATION_BATCH = 1024
@@ -35,6 +36,12 @@ class Evaluator:
         for metric in self.evaluation.metrics:
             found[metric.key] = metric.sums.finish({term: totals[f"{metric.key}/{term}"] for term in metric.sums.terms})
         return found
+
+    def cut(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+        """Rows in batches of the size that this evaluates at a time."""
+        rows = len(next(iter(arrays.values())))
+        for start in range(0, rows, self.batch):
+            yield {name: array[start : start + self.batch] for name, array in arrays.items()}
 
     def better(self, figure: str) -> str:
         """Whether `higher` or `lower` values of a figure are better."""

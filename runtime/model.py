@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from math import isfinite, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from nnc.compiler.source import Source
 from nnc.compiler.training import Target
 
 from .executor import Arena, Executor, Program
-from .files import read_arrays, write_arrays
+from .files import read_arrays, refuse, write_arrays
 from .kernels import Randomness, generator
 
 Array = np.ndarray[Any, Any]
@@ -40,7 +40,13 @@ class Parameters(MutableMapping[str, Array]):
         given = np.asarray(array)
         if given.shape != own.shape:
             raise ValueError(f"{name} has the shape {own.shape}, not {given.shape}")
-        own[...] = given
+        if given.dtype.kind not in "fiub":
+            raise ValueError(f"{name} holds numbers, not {given.dtype}")
+        with np.errstate(over="ignore"):
+            cast = given.astype(own.dtype)
+        if not np.isfinite(cast).all():
+            raise ValueError(f"{name} would hold NaN or infinity")
+        own[...] = cast
 
     def __delitem__(self, name: str) -> None:
         raise TypeError("a model keeps all its parameters")
@@ -148,7 +154,10 @@ class Model:
         for name in wanted:
             if name not in given:
                 self._refuse(f"it has no `{name}`", f"give {', '.join(wanted)}")
-            array = np.asarray(given[name])
+            try:
+                array = np.asarray(given[name])
+            except ValueError:  # lists of unequal lengths
+                self._refuse(f"`{name}` is no array", "give every sample the same shape")
             if array.dtype == object or array.dtype.kind not in "fiub":
                 self._refuse(f"`{name}` is {array.dtype}", "give numbers, already preprocessed")
             if name in declared:
@@ -194,10 +203,8 @@ class Model:
                     bad = int(array.max()) if array.max() >= outputs else int(array.min())
                     self._refuse(f"`{name}` holds the class {bad}, `{prediction}` has {outputs} outputs", f"classes are 0..{outputs - 1}")
 
-    def _refuse(self, label: str, help: str) -> None:
-        findings = Findings(Source("", ""))
-        findings.add("E513", None, label, help=help)
-        findings.stop_on_errors()
+    def _refuse(self, label: str, help: str) -> NoReturn:
+        refuse("E513", label, help)
 
     # What a user calls
 
@@ -291,14 +298,22 @@ class Model:
         """Weights, optimiser state, spec and learned data steps in one checked file."""
         write_arrays(Path(path), self.state() | self.learned, self.about() | dict(more or {}))
 
-    def restore(self, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
-        """Take the state of a file that this program wrote."""
+    def restore(self, arrays: Mapping[str, Array], step_count: int) -> None:
+        """Take the state of a file that this program wrote; ValueError for one that another program wrote.
+
+        A file from before the first step has no slots: they begin at zero.
+        """
         if any(name.startswith("slot/") for name in arrays):
             self.slots()
         for name, array in self.state().items():
-            if name in arrays:
-                array[...] = arrays[name]
-        self.step_count = int(about["step"])
+            given = arrays.get(name)
+            if given is None and name.startswith("slot/"):
+                array.fill(0)
+            elif given is None or given.shape != array.shape or given.dtype != array.dtype:
+                raise ValueError(f"`{name}` is not what the spec makes it")
+            else:
+                array[...] = given
+        self.step_count = step_count
 
     def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None) -> dict[str, Any]:
         """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
@@ -377,12 +392,29 @@ def load(path: str | Path) -> Model:
 def load_with(path: Path) -> tuple[Model, dict[str, Any]]:
     """The model, and everything that the file knows about it."""
     arrays, about = read_arrays(path)
-    classes = {name: tuple(found) for name, found in about["classes"].items()}
-    schema = _schema_in(about["schema"]) if about["schema"] is not None else None
-    program = pipeline.analyse(Source(about["name"], about["spec"]), root=None, overrides=about["overrides"], schema=schema, learned=classes)
-    learned = {name: array for name, array in arrays.items() if name.startswith("data/")}
-    model = Model(program, about["seed"], learned, about["samples"])
-    model.restore(arrays, about)
+    try:
+        if about["format"] != FORMAT:
+            refuse("E702", f"its format is {about['format']}, this version reads {FORMAT}", "use the version that wrote it", path=str(path))
+        source, overrides = Source(str(about["name"]), str(about["spec"])), dict(about["overrides"])
+        seed, step_count = int(about["seed"]), int(about["step"])
+        samples = None if about["samples"] is None else int(about["samples"])
+        classes = {name: tuple(found) for name, found in about["classes"].items()}
+        schema = None if about["schema"] is None else _schema_in(about["schema"])
+        program = pipeline.analyse(source, root=None, overrides=overrides, schema=schema, learned=classes)
+        learned = {name: array for name, array in arrays.items() if name.startswith("data/")}
+        _check_learned(program, learned)
+        model = Model(program, seed, learned, samples)
+        model.restore(arrays, step_count)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        refuse("E702", f"its checksum is right, its content is not: {error}", "take a file that nnc wrote", path=str(path))
     return model, about
+
+
+def _check_learned(program: pipeline.Program, learned: Mapping[str, Array]) -> None:
+    """ValueError where an array that a data step learned is missing or has another shape."""
+    for prepared in program.prepared.values():
+        for name, value in Graph({"column": prepared.column.value}).leaves("variable").items():
+            if name not in learned or learned[name].shape != value.type.shape:
+                raise ValueError(f"`{name}` is not what the spec makes it")
 
 

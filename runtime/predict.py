@@ -4,59 +4,62 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .data.rows import raw_batches, shaped
+from nnc.compiler.ir import TensorType, concrete
+
+from .data.rows import served
 from .executor import Arena, Executor
-from .files import refuse, write_bytes
+from .files import replacing
 from .kernels import Array, Randomness
 from .model import Model
 
 
 def predict(model: Model, source: Path, target: Path) -> int:
     """Write outputs and decisions of every row; the number of rows. A target that fails is not left half-written."""
-    graph, variables = model.serving(decisions=True)
-    kinds = {name: value.type for name, value in graph.leaves("input").items()}
+    graph, variables = model.serving(decisions=True, dtype=model.program.dtype)
     executor = Executor(graph, variables, Randomness(0), Arena())
-    batches = (executor.run(shaped(model, raw, kinds)) for raw in raw_batches(model, source, list(kinds)))
-    if target.suffix == ".npz":
-        parts = [{name: array.copy() for name, array in found.items()} for found in batches]
-        whole = {name: np.concatenate([part[name] for part in parts]) for name in graph.outputs} if parts else {}
-        packed = io.BytesIO()
-        np.savez(packed, **{n: a.astype(str) if a.dtype == object else a for n, a in whole.items()})  # type: ignore[arg-type]
-        write_bytes(target, packed.getvalue())
-        return len(next(iter(whole.values()))) if whole else 0
-    return _write_csv(batches, target)
+    kinds = {name: value.type for name, value in graph.leaves("input").items()}
+    outputs = {name: value.type for name, value in graph.outputs.items()}
+    found = (executor.run(raw) for raw in served(model, source, kinds))
+    return _write_npz(found, outputs, target) if target.suffix == ".npz" else _write_csv(found, outputs, target)
 
 
-def _write_csv(batches: Any, target: Path) -> int:
+def _write_npz(batches: Iterator[dict[str, Array]], outputs: dict[str, TensorType], target: Path) -> int:
+    """Outputs as arrays, texts as fixed-width ones, which need no pickle."""
+    parts: dict[str, list[Array]] = {name: [_empty(kind)] for name, kind in outputs.items()}
+    for found in batches:
+        for name, array in found.items():
+            parts[name].append(array.astype(str) if array.dtype == object else array.copy())
+    whole = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    packed = io.BytesIO()
+    np.savez(packed, **whole)  # type: ignore[arg-type]
+    with replacing(target) as write:
+        write(packed.getvalue())
+    return len(next(iter(whole.values())))
+
+
+def _empty(kind: TensorType) -> Array:
+    return np.empty(concrete(kind.shape, 0), str if kind.dtype == "string" else kind.dtype)
+
+
+def _write_csv(batches: Iterator[dict[str, Array]], outputs: dict[str, TensorType], target: Path) -> int:
     rows = 0
-    temporary = ""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            for found in batches:
-                columns = {name: array.reshape(len(array), -1) for name, array in found.items()}
-                if not rows:
-                    writer.writerow(_header(columns))
-                whole = np.concatenate([_cells(c) for c in columns.values()], axis=1)
-                writer.writerows(whole.tolist())
-                rows += len(whole)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-        temporary = ""
-    except OSError as error:
-        refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(target))
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    with replacing(target) as write:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow([cell for name, kind in outputs.items() for cell in _header(name, kind.size(1))])
+        for found in batches:
+            whole = np.concatenate([_cells(found[name].reshape(len(found[name]), -1)) for name in outputs], axis=1)
+            writer.writerows(whole.tolist())
+            rows += len(whole)
+            write(text.getvalue().encode())
+            text.seek(0)
+            text.truncate()
+        write(text.getvalue().encode())
     return rows
 
 
@@ -67,5 +70,5 @@ def _cells(column: Array) -> Array:
     return column.astype(object)
 
 
-def _header(columns: dict[str, Array]) -> list[str]:
-    return [name if c.shape[1] == 1 else f"{name}_{i}" for name, c in columns.items() for i in range(c.shape[1])]
+def _header(name: str, size: int) -> list[str]:
+    return [name] if size == 1 else [f"{name}_{i}" for i in range(size)]

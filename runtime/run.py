@@ -1,30 +1,44 @@
 """The run directory: what `nnc train` leaves, and what eval, predict, export and --resume read.
 
+    manifest.json        hashes of spec and data, seed, constants, environment; it makes the directory a run
     spec.nn              the spec as it was trained
-    manifest.json        hashes of spec and data, seed, constants, environment
     metrics.jsonl        one line an epoch
     last.safetensors     the newest checkpoint: parameters, optimiser state, place in training
     best.safetensors     the checkpoint of the best epoch, where a validation split or `stop` says what is best
     rows.json            raw rows to verify an export with
     plan.txt             the step that ran
+
+A run is begun when its first checkpoint is there. The manifest is written first and removed last, so that a directory with a
+part of a run in it is always known as nnc's own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .files import refuse, write_json, write_text
+from .data.dataset import Dataset
+from .files import TEMPORARY, make_directory, refuse, write_json, write_text
 from .model import Model, load_with
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 Array = np.ndarray[Any, Any]
 KEPT_ROWS = 256
-FILES = frozenset(("spec.nn", "manifest.json", "metrics.jsonl", "last.safetensors", "best.safetensors", "rows.json", "plan.txt"))
+FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -47,40 +61,65 @@ class Run:
         """E704 if the directory holds something that is no run: nothing of the user's is written over."""
         if self.path.exists() and not self.path.is_dir():
             refuse("E704", "it is a file", "give another directory with -o", path=str(self.path))
-        if self.path.is_dir() and not (self.path / "manifest.json").is_file() and any(self.path.iterdir()):
+        with _writing(self.path):
+            taken = self.path.is_dir() and any(not p.match(TEMPORARY) for p in self.path.iterdir())
+        if taken and _manifest(self.path / "manifest.json") is None:
             refuse("E704", "it holds files that are no run", "give another directory with -o", path=str(self.path))
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the directory, so that no second training writes into it. The system lets go of it however the process ends."""
+        try:
+            make_directory(self.path)
+            handle = os.open(self.path, os.O_RDONLY) if fcntl is not None else -1
+        except OSError as error:
+            refuse("E701", str(error.strerror), "choose another place with -o", path=str(self.path))
+        try:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    refuse("E704", "another nnc is training there", "wait for it, or give another directory with -o", path=str(self.path))
+                except OSError:
+                    pass  # a file system without locks
+            yield
+        finally:
+            if handle >= 0:
+                os.close(handle)
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half-written."""
+        with _writing(self.path):
+            for path in self.path.glob(TEMPORARY):
+                path.unlink(missing_ok=True)
+
     def clear(self) -> None:
-        """Remove an earlier run's files, and nothing else."""
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        """Remove an earlier run's files, and nothing else; the checkpoint first, the manifest last."""
+        with _writing(self.path):
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
         path = self.path / "manifest.json"
         if not path.is_file():
             refuse("E401", "it is no run directory: it has no manifest.json", "give what `nnc train` printed, such as runs/digits", path=str(self.path))
-        try:
-            content = json.loads(path.read_text())
-            return dict(content)
-        except (ValueError, OSError):
-            refuse("E702", "manifest.json is not readable", "train again", path=str(self.path))
-            raise AssertionError("unreachable") from None
+        content = _manifest(path)
+        if content is None:
+            refuse("E702", "manifest.json is not as nnc wrote it", "train again", path=str(self.path))
+        return content
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
 
-    def write_rows(self, raw: dict[str, Array], rows: Array) -> None:
-        """Keep raw rows, evenly spaced among the given ones."""
-        chosen = rows[np.linspace(0, len(rows) - 1, min(KEPT_ROWS, len(rows))).astype(int)]
-        content = {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}
-        write_text(self.path / "rows.json", json.dumps(content))
-
     def rows(self) -> dict[str, Array] | None:
+        """The raw rows that were kept, None where there are none; E702 where they are not as they were kept."""
         path = self.path / "rows.json"
         if not path.is_file():
             return None
-        content = json.loads(path.read_text())
-        return {name: np.array(c["values"], object if c["dtype"] == "object" else c["dtype"]) for name, c in content.items()}
+        text = path.read_bytes()
+        if hashlib.sha256(text).hexdigest() != self.manifest()["rows"]:
+            refuse("E702", "rows.json is not as nnc wrote it", "train again, or delete it to verify exports on made-up rows", path=str(self.path))
+        return {name: np.array(c["values"], object if c["dtype"] == "object" else c["dtype"]) for name, c in json.loads(text).items()}
 
     def model(self) -> tuple[Model, dict[str, Any]]:
         """The trained model: the best epoch's where `stop` keeps it, else the last's."""
@@ -91,19 +130,44 @@ class Run:
         return model, about
 
 
-def begin(run: Run, model: Model, data_digest: str, splits: dict[str, int], spec_path: str, data_root: str) -> None:
+def _manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a run; None for what is none, such as another program's manifest.json."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        texts = content["spec"]["sha256"], content["data"]["sha256"], content["data"]["root"], content["rows"]
+    except (ValueError, OSError, KeyError, TypeError):
+        return None
+    return dict(content) if all(isinstance(text, str) for text in texts) else None
+
+
+def begin(run: Run, model: Model, data: Dataset, spec_path: str, data_root: Path) -> None:
     """Write what is known before the first step."""
-    text = model.program.experiment.source.text
     from .machine import environment
 
+    text = model.program.experiment.source.text
+    rows = json.dumps(_kept(data.raw, data.splits.get("test", data.splits["train"])))
+    about = {
+        "spec": {"name": spec_path, "sha256": hashlib.sha256(text.encode()).hexdigest()},
+        "data": {"sha256": data.digest, "root": str(data_root.resolve()), "rows": {name: len(rows) for name, rows in data.splits.items()}},
+        "rows": hashlib.sha256(rows.encode()).hexdigest(),
+        "seed": model.seed,
+        "constants": model.program.experiment.overrides,
+        "environment": environment(),
+    }
+    write_json(run.path / "manifest.json", about)
     write_text(run.spec, text)
-    write_json(
-        run.path / "manifest.json",
-        {
-            "spec": {"name": spec_path, "sha256": hashlib.sha256(text.encode()).hexdigest()},
-            "data": {"sha256": data_digest, "root": data_root, "rows": splits},
-            "seed": model.seed,
-            "constants": model.program.experiment.overrides,
-            "environment": environment(),
-        },
-    )
+    write_text(run.path / "rows.json", rows)
+
+
+def _kept(raw: Mapping[str, Array], rows: Array) -> dict[str, Any]:
+    """Raw rows evenly spaced among the given ones."""
+    chosen = rows[np.linspace(0, len(rows) - 1, min(KEPT_ROWS, len(rows))).astype(int)]
+    return {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        refuse("E701", str(error.strerror), "choose another place with -o", path=str(path))

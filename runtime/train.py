@@ -6,11 +6,13 @@ rate), so a checkpoint is the arrays and the counters, and a resumed run continu
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,11 +28,11 @@ from nnc.compiler.source import Source
 
 from .data.dataset import Dataset, load
 from .executor import Program
-from .files import refuse, write_text
+from .files import read_any_arrays, refuse, write_text
 from .kernels import generator
 from .machine import environment
 from .metrics import Evaluator
-from .model import Model, load_with
+from .model import Model, TrainingFailure, load_with
 from .run import Run, begin
 
 Array = np.ndarray[Any, Any]
@@ -135,6 +137,7 @@ class Trainer:
 
     def close_epoch(self, seconds: float, seen: int) -> None:
         """Evaluate, record, decide whether this is the best epoch and whether to go on."""
+        self.require_finite()
         place = self.place
         record: dict[str, Any] = {
             "epoch": place.epoch + 1,
@@ -168,7 +171,7 @@ class Trainer:
         value = self.sign * record[split][figure]
         place, stop = self.place, self.train.stop
         least = stop.params.min_delta if stop else 0.0
-        improved = place.best is None or value < place.best - least
+        improved = isfinite(value) and (place.best is None or value < place.best - least)
         if improved:
             place.best, place.best_epoch, place.waited = value, place.epoch, 0
         else:
@@ -180,7 +183,18 @@ class Trainer:
     def figures(self, split: str) -> dict[str, float]:
         return self.evaluator.figures(self.data.batches(split, self.evaluator.batch))
 
+    def require_finite(self) -> None:
+        """E510 if the update made something infinite or NaN: such a state is never saved over a good one."""
+        for name, array in self.model.state().items():
+            if not np.isfinite(array).all():
+                findings = Findings(Source("", ""))
+                findings.add("E510", None, "in the update", what=f"`{name}`", step=self.model.step_count,
+                             help="lower the learning rate, add clip = global_norm(1.0), or scale the data")  # fmt: skip
+                raise TrainingFailure(findings.found)
+
     def checkpoint(self) -> None:
+        """Save everything that the next step depends on."""
+        self.require_finite()
         self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.history, "environment": environment()})
         self.saved_at = time.monotonic()
 
@@ -194,28 +208,32 @@ class Trainer:
                 if self.interrupted and not self.place.finished:
                     raise Interrupted
 
-    def resume(self) -> None:
-        """Continue from the last checkpoint; E511 where it is of another spec, other data or other constants."""
-        saved, about = load_with(self.run.last)
-        mine, other = self.model.about(), saved.about()
+    def resume(self, saved: Model, about: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint; E511 where it is of another spec, other data or other constants."""
+        mine, other = json.loads(json.dumps(self.model.about())), saved.about()
         for key, what in (("spec", "the spec has changed"), ("overrides", "the constants given with --set differ")):
             if mine[key] != other[key]:
                 refuse("E511", f"since {self.run.last.name} was written", "train again without --resume, or undo the change", problem=what)
         if self.run.manifest()["data"]["sha256"] != self.data.digest:
             refuse("E511", "its raw columns have another SHA-256", "restore the data, or train again without --resume", problem="the data has changed")
-        before, now = about["environment"], environment()
+        try:
+            before, place, history = about["environment"], Place(**about["trainer"]), list(about["history"])
+        except (KeyError, TypeError):
+            refuse("E702", "it is no checkpoint of a training", "train again without --resume", path=str(self.run.last))
+        now = environment()
         if before != now:
             changed = [key for key in now if before.get(key) != now[key]]
             self.progress.on_note(f"the environment differs ({', '.join(changed)}): the run goes on, but not bit for bit as before")
         self.model.slots()
-        self.model.restore(saved.state(), about)
-        self.place = Place(**about["trainer"])
-        self.history = list(about["history"])
+        self.model.restore(saved.state(), saved.step_count)
+        self.place, self.history = place, history
         self.run.write_history(self.history)
 
 
 class _signals:
-    """Ctrl-C and SIGTERM ask for a checkpoint at the end of the step under way."""
+    """Ctrl-C, SIGTERM and a closed terminal ask for a checkpoint at the end of the step under way."""
+
+    ASKED = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()))
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -223,8 +241,9 @@ class _signals:
 
     def __enter__(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.ask)
+            for number in self.ASKED:
+                if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+                    self.before[number] = signal.signal(number, self.ask)
 
     def ask(self, number: int, frame: FrameType | None) -> None:
         self.trainer.interrupted = True
@@ -246,12 +265,43 @@ def train(
 ) -> Result:
     """Train a spec into a run directory. Raises SpecError where it is refused, TrainingFailure where a value is not finite."""
     run, observer = Run(out), progress or Progress()
-    if resume and not run.last.is_file():
-        refuse("E511", f"{run.path} holds no checkpoint", "train without --resume first", problem="there is nothing to resume")
-    if not resume:
+    checkpoint: tuple[Model, dict[str, Any]] | None = None
+    if resume:
+        if not run.last.is_file():
+            refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")
+        checkpoint = load_with(run.last)
+        overrides = overrides or checkpoint[0].program.experiment.overrides
+    else:
         run.require_free()
-    if resume and not overrides:
-        overrides = load_with(run.last)[1]["overrides"]
+    program, data = _read(source, root, overrides, max_bytes)
+    assert program.train is not None
+    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"))
+    begun = time.perf_counter()
+    with run.alone():
+        run.tidy()
+        trainer = Trainer(model, data, run, observer)
+        if checkpoint is not None:
+            trainer.resume(*checkpoint)
+        else:
+            if program.train.start is not None:
+                start_from(model, program.train.start, Files(root))
+            run.clear()
+            begin(run, model, data, source.name, root)
+            write_text(run.path / "plan.txt", plan.show(plan.plan(model.stepper().graph, trainer.batch)) + "\n")
+            trainer.checkpoint()
+        trainer.train_all()
+        seconds = time.perf_counter() - begun
+        if program.train.stop is not None and run.best.is_file():
+            best, _ = load_with(run.best)
+            model.restore(best.state(), best.step_count)
+        figures = {split: trainer.figures(split) for split in data.splits}
+    place = trainer.place
+    best_epoch = place.best_epoch if place.best_epoch >= 0 else None
+    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, data)
+
+
+def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_bytes: int) -> tuple[pipeline.Program, Dataset]:
+    """The checked program and its data, made ready; E514 where the spec is not complete for training."""
     program = pipeline.analyse(source, root=root, overrides=overrides, max_bytes=max_bytes)
     experiment = program.experiment
     if experiment.train is None or experiment.data is None:
@@ -259,50 +309,22 @@ def train(
         findings = Findings(source)
         findings.add("E514", None, f"{source.name} has no `{missing}` section", help=f"write {missing} {{ ... }}; `nnc explain E514` shows one", missing=missing)
         findings.stop_on_errors()
-    program, data = load(program, root, max_bytes)
-    assert program.train is not None
-    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"))
-    begun = time.perf_counter()
-    trainer = Trainer(model, data, run, observer)
-    if resume:
-        trainer.resume()
-    else:
-        if program.train.start is not None:
-            start_from(model, program.train.start, Files(root))
-        run.clear()
-        begin(run, model, data.digest, {name: len(rows) for name, rows in data.splits.items()}, source.name, str(root))
-        write_text(run.path / "plan.txt", plan.show(plan.plan(model.stepper().graph, trainer.batch)) + "\n")
-        run.write_rows(data.raw, data.splits.get("test", data.splits["train"]))
-        trainer.checkpoint()
-    trainer.train_all()
-    seconds = time.perf_counter() - begun
-    if program.train.stop is not None and run.best.is_file():
-        best, about = load_with(run.best)
-        model.restore(best.state(), about)
-    figures = {split: trainer.figures(split) for split in data.splits}
-    place = trainer.place
-    best_epoch = place.best_epoch if place.best_epoch >= 0 else None
-    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, data)
+    return load(program, root, max_bytes)
 
 
 def start_from(model: Model, start: Any, files: Files) -> None:
     """Copy parameters of the same names from a safetensors file; E512 names what does not fit."""
-    import safetensors
-    import safetensors.numpy
-
     p = start.params
     findings = Findings(model.program.experiment.source)
     place = start.spans.get("file", start.span)
+    arrays: dict[str, Array] = {}
     try:
-        arrays = safetensors.numpy.load(files.path(p.file).read_bytes())
+        arrays = read_any_arrays(files.path(p.file))
     except Refusal as refusal:
         findings.add_refusal(refusal, place)
-        findings.stop_on_errors()
-        raise
-    except (safetensors.SafetensorError, OSError) as error:
+    except ValueError as error:
         findings.add("E512", place, str(error), file=p.file, help="give a safetensors file, such as Model.save writes")
-        findings.stop_on_errors()
-        raise
+    findings.stop_on_errors()
     parts = [reference.name for reference in p.only]
     taken = 0
     for name in model.parameters:
@@ -317,10 +339,11 @@ def start_from(model: Model, start: Any, files: Files) -> None:
             findings.add("E512", place, f"`{name}` is {list(arrays[name].shape)} there, {list(model.parameters[name].shape)} here",
                          file=p.file, help="name the parts that fit with only=[...]")  # fmt: skip
             continue
-        model.parameters[name] = arrays[name]
+        try:
+            model.parameters[name] = arrays[name]
+        except ValueError as error:
+            findings.add("E512", place, str(error), file=p.file, help="take a file with finite numbers")
         taken += 1
     if not taken and not findings.errors:
         findings.add("E512", place, "no parameter of the network is in it", file=p.file, help="its arrays must have the network's parameter names")
     findings.stop_on_errors()
-
-

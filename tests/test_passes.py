@@ -58,9 +58,10 @@ def test_a_pass_keeps_types_and_values(name: str, seed: int) -> None:
     verify(after)
     assert [v.type for v in after.roots] == [v.type for v in before.roots]
     plain, rewritten = (Executor(g, model.variables, model.randomness, Arena()).run(batch) for g in (before, after))
+    tolerance = 1e-7 if name == "stabilise" else 1e-12  # it is there because the plain form loses digits
     for key, array in plain.items():
         scale = max(1.0, np.abs(array).max())
-        np.testing.assert_allclose(rewritten[key], array, rtol=1e-11, atol=1e-12 * scale, err_msg=key)
+        np.testing.assert_allclose(rewritten[key], array, rtol=tolerance, atol=tolerance * scale, err_msg=key)
 
 
 @pytest.mark.parametrize("seed", range(220, 230))
@@ -88,7 +89,7 @@ def test_the_graphs_of_a_model_are_sound_and_nothing_is_left_to_do(seed: int) ->
         (X * 1.0, "variable"),
         (1.0 * X, "variable"),
         (X / 1.0, "variable"),
-        (-(-X), "variable"),
+        (-apply("negative", X), "variable"),
         (X * -1.0, "negative"),
         (X + (-Y), "subtract"),
         (X - (-Y), "add"),
@@ -130,6 +131,11 @@ def test_a_spread_operand_is_spread_by_its_user(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(evaluate(found, **arrays), evaluate(wide * z, **arrays))
 
 
+def test_factors_are_multiplied_in_advance() -> None:
+    (found,) = simplify([2.0 * (X * 3.0)])
+    assert [v.attributes.get("value") for v in Graph({"f": found}).order() if v.op == "constant"] == [6.0]
+
+
 def test_folding_leaves_what_is_not_finite() -> None:
     for op, number in (("log", 0.0), ("sqrt", -1.0), ("exp", 1e4)):
         (found,) = simplify([apply(op, constant(number, "float64"))])
@@ -150,7 +156,7 @@ def test_equal_terms_are_computed_once_and_unequal_ones_apart() -> None:
 
 
 def losses(z: float, y: float, loss: str) -> tuple[Any, Any]:
-    """ln(1 - sigmoid(z)) and so on, as a user's spec gives it, with its slope; stable, and in the naive form."""
+    """A loss as a spec gives it, made stable, and its slope."""
     arrays = {"x": np.full(3, z), "y": np.full(3, y)}
     a = apply("sigmoid", X)
     if loss == "binary":

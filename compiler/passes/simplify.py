@@ -97,22 +97,18 @@ def _subtract(value: Value) -> Value | None:
 
 def _multiply(value: Value) -> Value | None:
     a, b = value.operands
-    x, y = constant_of(a), constant_of(b)
+    if constant_of(a) is not None:
+        a, b = b, a  # constants stand right
+    y = constant_of(b)
     if y == 1:
         return a
-    if x == 1:
-        return b
     if y == -1:
         return apply("negative", a)
-    if x == -1:
-        return apply("negative", b)
-    if x is not None:
-        return apply("multiply", b, a)  # constants stand right, where the next rule looks
     if y is not None and a.op == "multiply":
         inner = constant_of(a.operands[1])
         if inner is not None:
             return apply("multiply", a.operands[0], constant(inner * y, value.dtype))
-    return None
+    return apply("multiply", a, b) if a is not value.operands[0] else None
 
 
 def _divide(value: Value) -> Value | None:
@@ -130,9 +126,10 @@ def _negative(value: Value) -> Value | None:
 
 def _reshape(value: Value) -> Value | None:
     (x,) = value.operands
-    if x.shape == value.shape:
-        return x
-    return apply("reshape", x.operands[0], shape=value.shape) if x.op == "reshape" else None
+    source = x.operands[0] if x.op == "reshape" else x
+    if source.shape == value.shape:
+        return source
+    return apply("reshape", source, shape=value.shape) if source is not x else None
 
 
 def _identity(value: Value) -> Value | None:
@@ -141,12 +138,12 @@ def _identity(value: Value) -> Value | None:
 
 def _transpose(value: Value) -> Value | None:
     (x,) = value.operands
-    order = value.attributes["order"]
-    if order == tuple(range(len(order))):
-        return x
+    source, order = x, value.attributes["order"]
     if x.op == "transpose":
-        return apply("transpose", x.operands[0], order=tuple(x.attributes["order"][i] for i in order))
-    return None
+        source, order = x.operands[0], tuple(x.attributes["order"][i] for i in order)
+    if order == tuple(range(len(order))):
+        return source
+    return apply("transpose", source, order=order) if source is not x else None
 
 
 _RULES: dict[str, Callable[[Value], Value | None]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from nnc.compiler.experiment import Data, DataName
 from nnc.compiler.ir import Graph
 from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.prepare import prepare
-from nnc.compiler.schema import Files, Schema
+from nnc.compiler.schema import Files, Schema, number
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
 
@@ -78,31 +78,31 @@ def transform(graph: Graph, variables: Mapping[str, Array], raw: Mapping[str, Ar
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _prepared(data: Data, name: DataName, raw: Array, dtype: str, learned: Learned) -> Array:
+def prepared_column(data: Data, name: DataName, raw: Array, dtype: str, learned: Learned) -> Array:
+    """The raw rows of a data name through its steps."""
     made = prepare(data, name, dtype, learned.classes)
     if made.column.value is made.raw:
         return raw
     return transform(Graph({"column": made.column.value}), learned.arrays, {name.name: raw})["column"]
 
 
-def fit(data: Data, table: Table, train: Array, dtype: str) -> tuple[Learned, dict[str, Array]]:
-    """Fit each step on the training rows that reach it; also the raw column of every data name."""
+def fit(data: Data, raws: Mapping[str, Array], train: Array, dtype: str) -> Learned:
+    """Fit each step on the training rows that reach it."""
     learned = Learned({}, {})
-    raws = {}
     for name in data.names.values():
-        raw = raws[name.name] = raw_column(table, name, dtype)
+        raw = raws[name.name]
         for place, step in enumerate(name.steps):
             if step.bound.name not in FITS or not step.bound.operation.extra.get("learns"):
                 continue
             if step.path in learned.classes or any(key.startswith(f"data/{step.path}/") for key in learned.arrays):
                 continue  # a step of a data name that this one starts from
             before = replace(name, steps=name.steps[:place])
-            arrays, classes = FITS[step.bound.name](_prepared(data, before, raw[train], dtype, learned), step.bound.params)
+            arrays, classes = FITS[step.bound.name](prepared_column(data, before, raw[train], dtype, learned), step.bound.params)
             for role, array in arrays.items():
                 learned.arrays[f"data/{step.path}/{role}"] = array.astype(dtype)
             if classes is not None:
                 learned.classes[step.path] = classes
-    return learned, raws
+    return learned
 
 
 def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> tuple[pipeline.Program, Dataset]:
@@ -117,38 +117,64 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
     source = data.source
     try:
         table = SOURCES[source.name](source.params, Files(root))
+        if not table.rows:
+            raise Refusal("E410", label="it has no rows", path=str(getattr(source.params, "path", source.name)), help="give a file with rows")
+        _check_kinds(data, table)
         schema = table.schema(data.schema)
         data = replace(data, schema=schema)
+        raws = {name: raw_column(table, entry, program.dtype) for name, entry in data.names.items()}
+        _check_infinite(data, raws, table, findings)
         stratify = getattr(data.split.params, "stratify", None) if data.split is not None else None
-        classes = raw_column(table, data.names[stratify.name], program.dtype) if stratify is not None else None
         try:
-            splits = split_rows(data.split, table.rows, classes)
+            splits = split_rows(data.split, table.rows, raws[stratify.name] if stratify is not None else None)
         except Refusal as refusal:
             findings.add_refusal(refusal, data.split.span if data.split else None)
             findings.stop_on_errors()
             raise
-        learned, raws = fit(data, table, splits["train"], program.dtype)
+        learned = fit(data, raws, splits["train"], program.dtype)
     except Refusal as refusal:
         path = source.spans.get("path") or next(iter(source.spans.values()), source.span)
         findings.add_refusal(refusal, path)
         findings.stop_on_errors()
         raise
     known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
-    arrays = prepare_all(known, table, learned, findings)
+    arrays = prepare_all(known, raws, table.row_name, learned, findings)
     return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
 
 
-def prepare_all(program: pipeline.Program, table: Table, learned: Learned, findings: Findings) -> dict[str, Array]:
-    """Every data name for all rows of a table; E405 or E406 names a row whose values do not fit."""
+def _check_kinds(data: Data, table: Table) -> None:
+    """Of a large file only the first rows were looked at before: a number column may turn out to hold text."""
+    for name in data.names.values():
+        for column in name.columns:
+            if data.schema.columns[column].dtype == "float" and table.columns[column].dtype == object:
+                row, cell = next((i, c) for i, c in enumerate(table.columns[column].tolist()) if c and number(c) is None)
+                raise Refusal("E404", step=f"`{name.name}`", label=f"column `{column}` holds `{cell[:30]}` in {table.row_name(row)}",
+                              help="numbers are wanted: repair the row, or name the word with csv(..., missing=[...])")  # fmt: skip
+
+
+def _check_infinite(data: Data, raws: Mapping[str, Array], table: Table, findings: Findings) -> None:
+    """An infinity is found before a step learns from it, which would spoil every row."""
+    for name, raw in raws.items():
+        if raw.dtype.kind == "f" and np.isinf(raw).any():
+            found = not_finite(np.where(np.isinf(raw), raw, 0), data.names[name].columns, table.row_name)
+            assert found is not None
+            findings.add("E405", data.names[name].span, found.label, name=name, what=found.what, help="repair or remove the row")
+    findings.stop_on_errors()
+
+
+def prepare_all(program: pipeline.Program, raws: Mapping[str, Array], row_name: Callable[[int], str], learned: Learned, findings: Findings) -> dict[str, Array]:
+    """Every data name for the given raw rows; E405 or E406 names a row whose values do not fit."""
     data = program.experiment.data
     assert data is not None
-    arrays = {name: _prepared(data, entry, raw_column(table, entry, program.dtype), program.dtype, learned) for name, entry in data.names.items()}
-    _check_values(program, arrays, table, findings)
+    arrays = {name: prepared_column(data, data.names[name], raw, program.dtype, learned) for name, raw in raws.items()}
+    _check_values(program, arrays, raws, row_name, findings)
     findings.stop_on_errors()
     return arrays
 
 
-def _check_values(program: pipeline.Program, arrays: Mapping[str, Array], table: Table, findings: Findings) -> None:
+def _check_values(
+    program: pipeline.Program, arrays: Mapping[str, Array], raws: Mapping[str, Array], row_name: Callable[[int], str], findings: Findings
+) -> None:
     """No NaN where a number is wanted, and no class in a target that training has not seen."""
     experiment = program.experiment
     assert experiment.data is not None
@@ -156,23 +182,47 @@ def _check_values(program: pipeline.Program, arrays: Mapping[str, Array], table:
     for name, array in arrays.items():
         entry = experiment.data.names[name]
         if array.dtype.kind == "f":
-            bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-            if bad.any():
-                row = int(np.argmax(bad))
-                found = array.reshape(len(array), -1)[row]
-                column = entry.columns[int(np.argmax(~np.isfinite(found)))] if len(found) == len(entry.columns) else entry.columns[0]
-                what = "a missing value (NaN)" if np.isnan(found).any() else "an infinite value"
-                findings.add("E405", entry.span, f"column `{column}`, {table.row_name(row)}; {int(bad.sum())} rows in all", name=name, what=what,
-                             help="add `-> impute(median)`, or remove the rows")  # fmt: skip
+            found = not_finite(array, entry.columns, row_name)
+            if found is not None:
+                findings.add("E405", entry.span, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
         classes = program.prepared[name].column.classes
-        if name not in inputs and classes is not None and array.dtype == np.int64:
-            outside = (array < 0) | (array >= len(classes))
+        if name not in inputs and classes is not None:
+            value = array if array.dtype == np.int64 else None
+            outside = (value < 0) | (value >= len(classes)) if value is not None else ~array.reshape(len(array), -1).any(axis=1)
             if outside.any():
                 row = int(np.argmax(outside.reshape(len(array), -1).any(axis=1)))
-                shown = table.columns[entry.columns[0]][row]
-                value = shown.reshape(-1)[0] if isinstance(shown, np.ndarray) else shown
-                findings.add("E406", entry.span, f"{value!r} in {table.row_name(row)}", name=name,
+                findings.add("E406", entry.span, f"{_shown(raws[name][row])} in {row_name(row)}", name=name,
                              help="name all classes: category([...]), or remove the row")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """The first row with a NaN or an infinity, in words."""
+
+    what: str
+    label: str
+
+
+def not_finite(array: Array, columns: Sequence[str], row_name: Callable[[int], str]) -> NotFinite | None:
+    """Where an array of a data name, raw or prepared, holds what is no number."""
+    flat = array.reshape(len(array), -1)
+    bad = ~np.isfinite(flat).all(axis=1)
+    if not bad.any():
+        return None
+    row = int(np.argmax(bad))
+    place = int(np.argmax(~np.isfinite(flat[row])))
+    column = columns[place] if flat.shape[1] == len(columns) else columns[0]
+    more = int(bad.sum())
+    label = f"column `{column}`, {row_name(row)}{f'; {more:,} rows in all' if more > 1 else ''}"
+    return NotFinite("a missing value (NaN)" if np.isnan(flat[row, place]) else "an infinite value", label)
+
+
+def _shown(raw: Any) -> str:
+    """A raw value as the file has it, as far as that is known."""
+    value = raw.reshape(-1)[0] if isinstance(raw, np.ndarray) else raw
+    if isinstance(value, str):
+        return f"`{value}`" if value else "a missing value"
+    return "a missing value" if value != value else f"{float(value):.10g}"
 
 
 def _digest(raws: Mapping[str, Array]) -> str:

@@ -22,7 +22,8 @@ def _figures(function: Callable[..., Any], values: Array) -> Array:
     """A statistic by channel over known values, in the shape that broadcasts against a sample; 0 where no value is known."""
     numbers = values.astype(np.float64)
     known = np.isfinite(numbers).any(axis=_axes(values), keepdims=True)
-    found = function(np.where(known, numbers, 0.0), axis=_axes(values), keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):  # sums beyond the largest float are found as E405
+        found = function(np.where(known, numbers, 0.0), axis=_axes(values), keepdims=True)
     return np.asarray(found)[0]
 
 

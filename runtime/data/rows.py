@@ -1,11 +1,14 @@
-"""Rows from outside: raw columns of a file, for `nnc eval --data` and `nnc predict`.
+"""Rows from outside: raw columns of a file, for `nnc eval --data` and `nnc predict`, a chunk at a time.
 
 A file has the columns of the spec's source. An .npz may instead hold the raw inputs by data name, with the sample first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,83 +17,184 @@ import numpy as np
 
 from nnc.compiler.diagnostics import Findings, Refusal, did_you_mean
 from nnc.compiler.experiment import Data, DataName
-from nnc.compiler.schema import ColumnSchema, Files, npz_members, number, read_cells
+from nnc.compiler.ir import TensorType
+from nnc.compiler.prepare import raw_type
+from nnc.compiler.schema import ColumnSchema, Files, array_schema, npz_members, number, read_cells
 from nnc.compiler.source import Source
 from nnc.runtime.kernels import Array
 from nnc.runtime.model import Model
 
-from .dataset import Learned, prepare_all
-from .sources import SOURCES, Table
+from .dataset import Learned, not_finite, prepare_all, prepared_column
 
 CHUNK = 4096
+Kinds = Mapping[str, TensorType]
 
 
-def raw_batches(model: Model, path: Path, names: list[str]) -> Iterator[dict[str, Array]]:
-    """Raw inputs in chunks, each under its data name. Raises SpecError for a file that does not fit."""
+@dataclass(frozen=True)
+class Chunk:
+    """Raw inputs under their data names; `row_name` says where a row stands in the file."""
+
+    raw: dict[str, Array]
+    row_name: Callable[[int], str]
+
+
+def raw_chunks(model: Model, path: Path, kinds: Kinds) -> Iterator[Chunk]:
+    """The raw inputs of the given types. Raises SpecError for a file that does not fit."""
     try:
-        if path.suffix == ".npz":
-            yield from _from_npz(model, path, names)
-        else:
-            yield from _from_text(model, path, names)
+        chunks = _from_npz if path.suffix == ".npz" else _from_text
+        for chunk in chunks(model, path, list(kinds)):
+            yield Chunk({name: _shaped(name, array, kinds[name], path) for name, array in chunk.raw.items()}, chunk.row_name)
     except Refusal as refusal:
         findings = Findings(Source(str(path), ""))
         findings.add_refusal(refusal, None)
         findings.stop_on_errors()
 
 
-def _data(model: Model) -> Data | None:
-    return model.program.experiment.data
+def served(model: Model, path: Path, kinds: Kinds) -> Iterator[dict[str, Array]]:
+    """Raw inputs for the serving graph; E405 where the network would get what is no number."""
+    data = model.program.experiment.data
+    learned = _learned(model)
+    for chunk in raw_chunks(model, path, kinds):
+        findings = Findings(Source(str(path), ""))
+        for name, raw in chunk.raw.items():
+            if raw.dtype.kind != "f" or np.isfinite(raw).all():
+                continue
+            entry = data.names[name] if data is not None else None
+            array = raw if data is None or entry is None else prepared_column(data, entry, raw.astype(model.program.dtype), model.program.dtype, learned)
+            found = not_finite(array, entry.columns if entry is not None else (name,), chunk.row_name) if array.dtype.kind == "f" else None
+            if found is not None:
+                findings.add("E405", None, found.label, name=name, what=found.what, help="the spec does not `impute` it: remove the row, or give a number")
+        findings.stop_on_errors()
+        yield chunk.raw
 
 
-def _from_npz(model: Model, path: Path, names: list[str]) -> Iterator[dict[str, Array]]:
-    files = Files(path.parent)
-    npz_members(files.path(path.name))
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
-    data = _data(model)
+def labelled(model: Model, path: Path) -> Iterator[dict[str, Array]]:
+    """Every data name of a file of labelled rows, prepared with what training learned."""
+    data = model.program.experiment.data
+    findings = Findings(Source(str(path), ""))
+    if data is None:
+        findings.add("E514", None, "it does not say how labelled rows are read", help="train a spec with a data section", missing="data")
+        findings.stop_on_errors()
+    assert data is not None
+    kinds = {name: raw_type(data, entry, model.program.dtype) for name, entry in data.names.items()}
+    empty = True
+    for chunk in raw_chunks(model, path, kinds):
+        empty = False
+        yield prepare_all(model.program, chunk.raw, chunk.row_name, _learned(model), findings)
+    if empty:
+        findings.add("E410", None, "it has no rows", path=str(path), help="give a file with labelled rows")
+        findings.stop_on_errors()
+
+
+def _learned(model: Model) -> Learned:
+    return Learned(model.learned, dict(model.program.learned or {}))
+
+
+def _shaped(name: str, array: Array, kind: TensorType, path: Path) -> Array:
+    """The array in the dtype and shape of a raw input."""
+    shape = (len(array), *(d for d in kind.shape[1:] if isinstance(d, int)))
+    if array.size != np.prod(shape, dtype=np.int64):
+        raise Refusal("E407", name=f"`{name}`", label=f"samples of shape {list(array.shape[1:])}, wanted is {list(shape[1:])}",
+                      help="give rows like those that trained")  # fmt: skip
+    if kind.dtype == "string":
+        return array.reshape(shape)
+    if kind.dtype in ("int64", "uint8", "bool"):
+        cast = _whole(name, array, np.dtype(kind.dtype))
+        return cast.reshape(shape)
+    return array.astype(kind.dtype).reshape(shape)
+
+
+def _whole(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Numbers as integers, refused where that would change one."""
+    with np.errstate(invalid="ignore"):
+        cast = array.astype(dtype)
+    wrong = (cast != array).reshape(len(array), -1)
+    if wrong.any():
+        row = int(np.argmax(wrong.any(axis=1)))
+        value = array.reshape(len(array), -1)[row][int(np.argmax(wrong[row]))]
+        raise Refusal("E407", name=f"`{name}`", label=f"row {row + 1} holds {float(value):g}, {dtype} is wanted", help="give whole numbers in range")
+    return cast
+
+
+# Arrays
+
+
+def _from_npz(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
+    array_schema(npz_members(Files(path.parent).path(path.name)), path.name)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise Refusal("E410", label=str(error), path=path.name, help="write it with numpy.savez") from None
+    data = model.program.experiment.data
     found = {}
     for name in names:
-        column = data.names[name].columns[0] if data is not None and name in data.names and data.names[name].single else name
-        chosen = name if name in arrays else column
-        if chosen not in arrays:
-            raise Refusal("E402", column=name, label=f"{path.name} holds {', '.join(arrays)}", help=did_you_mean(name, arrays))
-        found[name] = arrays[chosen]
+        entry = data.names.get(name) if data is not None else None
+        if name in arrays or entry is None or not all(c in arrays for c in entry.columns):
+            chosen = [name]
+        else:
+            chosen = list(entry.columns)
+        if not all(c in arrays for c in chosen):
+            wanted = entry.columns[0] if entry is not None and entry.single else name
+            raise Refusal("E402", column=wanted, label=f"{path.name} holds {', '.join(arrays) or 'nothing'}", help=did_you_mean(wanted, arrays))
+        parts = [arrays[c] for c in chosen]
+        found[name] = parts[0] if len(parts) == 1 else np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
     rows = len(next(iter(found.values())))
     for start in range(0, rows, CHUNK):
-        yield {name: array[start : start + CHUNK] for name, array in found.items()}
+        yield Chunk({name: array[start : start + CHUNK] for name, array in found.items()}, _row_of(start, path))
 
 
-def _from_text(model: Model, path: Path, names: list[str]) -> Iterator[dict[str, Array]]:
-    data = _data(model)
+def _row_of(start: int, path: Path) -> Callable[[int], str]:
+    return lambda row: f"row {start + row + 1} of {path.name}"
+
+
+# Text
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Which cells of a row make a raw input, and whether they are text."""
+
+    names: list[str]
+    places: list[int]
+    text: bool
+
+
+def _from_text(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
+    data = model.program.experiment.data
     source = data.source if data is not None else None
     separator = source.params.separator if source is not None and source.name == "csv" else "\t" if path.suffix == ".tsv" else ","
     gone = {"", *(source.params.gone if source is not None and source.name == "csv" else ())}
     header = source.params.header if source is not None and source.name == "csv" else True
     columns, rows = read_cells(Files(path.parent).path(path.name), separator, header)
-    places = {name: _places(model, name, columns, path) for name in names}
+    chosen = {name: _places(model, name, columns, path) for name in names}
     while chunk := list(islice(rows, CHUNK)):
-        batch = {}
-        for name, (wanted, text) in places.items():
-            batch[name] = _cells(chunk, wanted, [columns[i] for i in wanted], gone, text, path)
-        yield batch
+        lines = [line for line, _ in chunk]
+        raw = {name: _texts(chunk, cells, gone) if cells.text else _numbers(chunk, cells, gone, path) for name, cells in chosen.items()}
+        yield Chunk(raw, _line_of(lines, path))
 
 
-def _places(model: Model, name: str, columns: list[str], path: Path) -> tuple[list[int], bool]:
-    """Which cells of a row make a raw input, and whether they are text."""
-    data = _data(model)
-    if data is None or name not in data.names:
+def _line_of(lines: list[int], path: Path) -> Callable[[int], str]:
+    return lambda row: f"line {lines[row]} of {path.name}"
+
+
+def _places(model: Model, name: str, columns: list[str], path: Path) -> _Cells:
+    data: Data | None = model.program.experiment.data
+    entry: DataName | None = data.names.get(name) if data is not None else None
+    if data is None or entry is None:
         declared = next(i for i in model.program.experiment.network.inputs if i.name == name)
         wanted = _spread(name, ColumnSchema("float", declared.shape), columns)
         text = False
     else:
-        entry: DataName = data.names[name]
         first = data.schema.columns[entry.columns[0]]
         wanted = list(entry.columns) if not entry.single or first.shape in ((), (1,)) else _spread(entry.columns[0], first, columns)
         text = first.dtype == "string"
     for column in wanted:
         if column not in columns:
-            raise Refusal("E402", column=column, label=f"{path.name} has {len(columns)} columns", help=did_you_mean(column, columns))
-    return [columns.index(column) for column in wanted], text
+            raise Refusal("E402", column=column, label=f"{path.name} has {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}",
+                          help=did_you_mean(column, columns))  # fmt: skip
+    at = {column: i for i, column in enumerate(columns)}
+    return _Cells(wanted, [at[column] for column in wanted], text)
 
 
 def _spread(column: str, schema: ColumnSchema, columns: list[str]) -> list[str]:
@@ -101,55 +205,18 @@ def _spread(column: str, schema: ColumnSchema, columns: list[str]) -> list[str]:
     return list(columns) if len(columns) == size else [f"{column}_{i}" for i in range(size)]
 
 
-def _cells(chunk: list[tuple[int, list[str]]], wanted: list[int], names: list[str], gone: set[str], text: bool, path: Path) -> Array:
-    if text:
-        return np.array(["" if row[wanted[0]].strip() in gone else row[wanted[0]].strip() for _, row in chunk], object)
-    found = np.empty((len(chunk), len(wanted)))
+def _texts(chunk: list[tuple[int, list[str]]], cells: _Cells, gone: set[str]) -> Array:
+    stripped = [row[cells.places[0]].strip() for _, row in chunk]
+    return np.array(["" if cell in gone else cell for cell in stripped], object)
+
+
+def _numbers(chunk: list[tuple[int, list[str]]], cells: _Cells, gone: set[str], path: Path) -> Array:
+    found = np.empty((len(chunk), len(cells.places)))
     for i, (line, row) in enumerate(chunk):
-        for j, place in enumerate(wanted):
+        for j, place in enumerate(cells.places):
             cell = row[place].strip()
             value = float("nan") if cell in gone else number(cell)
             if value is None:
-                raise Refusal("E404", step=f"`{names[j]}`", label=f"line {line} of {path.name} holds `{cell[:30]}`", help="give a number there")
+                raise Refusal("E404", step=f"`{cells.names[j]}`", label=f"line {line} of {path.name} holds `{cell[:30]}`", help="give a number there")
             found[i, j] = value
-    return found
-
-
-def labelled(model: Model, path: Path) -> dict[str, Array]:
-    """Every data name of a file of labelled rows, prepared with what training learned."""
-    data = _data(model)
-    findings = Findings(model.program.experiment.source)
-    if data is None or "path" not in type(data.source.params).model_fields:
-        findings.add("E401", None, "the spec's source takes no single file", path=str(path), help="give a spec with a csv, npz or npy source")
-        findings.stop_on_errors()
-    assert data is not None
-    try:
-        params = data.source.params.model_copy(update={"path": path.name})
-        table: Table = SOURCES[data.source.name](params, Files(path.parent))
-        for name, wanted in data.schema.columns.items():
-            used = any(name in entry.columns for entry in data.names.values())
-            if used and name not in table.columns:
-                raise Refusal("E402", column=name, label=path.name, help=did_you_mean(name, table.columns))
-            if used and (table.columns[name].dtype == object) != (wanted.dtype == "string"):
-                raise Refusal("E404", step=f"column `{name}`", label=f"{path.name} holds {'text' if wanted.dtype != 'string' else 'numbers'} there",
-                              help="give a file like the one that trained")  # fmt: skip
-    except Refusal as refusal:
-        findings = Findings(Source(str(path), ""))
-        findings.add_refusal(refusal, None)
-        findings.stop_on_errors()
-        raise
-    return prepare_all(model.program, table, Learned(model.learned, dict(model.program.learned or {})), findings)
-
-
-def shaped(model: Model, raw: Mapping[str, Array], kinds: Mapping[str, Any]) -> dict[str, Array]:
-    """Raw arrays in the dtypes and shapes of the serving graph's inputs; E513 where they cannot be."""
-    found = {}
-    for name, array in raw.items():
-        kind = kinds[name]
-        shape = (len(array), *kind.shape[1:])
-        if array.size != np.prod(shape, dtype=np.int64):
-            findings = Findings(Source("", ""))
-            findings.add("E513", None, f"`{name}` has samples of shape {list(array.shape[1:])}, wanted is {list(kind.shape[1:])}", help="reshape it")
-            findings.stop_on_errors()
-        found[name] = array.reshape(shape) if kind.dtype == "string" else array.astype(kind.dtype).reshape(shape)
     return found

@@ -1,0 +1,358 @@
+"""Whether onnxruntime and the NumPy runtime agree on a file, on real rows and on edge rows.
+
+Both run at batch 1 and N, onnxruntime with its graph optimisations off and on. An element agrees if it lies within
+1e-5 + 1e-4 |reference|, plus eight times the rounding error of the reference itself: its distance from the same graph computed in
+float64 (in that row, and in the median row). Other elements, such as decisions, must be equal.
+
+Two correct engines may still part where a rounding error decides. So a row counts as undecided for an output, and may differ there, if
+- a comparison, an argmax or another jump on the way to the output is closer to its threshold than the bound, or
+- the reference is off by more than 1% of itself: float32 has no answer for that row.
+A wrong lowering shows in the other rows; should there be none, no more than half of all rows may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.ir import Graph, TensorType, Value, apply, concrete, topological
+from nnc.compiler.plan import plan
+
+from .executor import Arena, Executor
+from .kernels import Array, Randomness
+
+ABSOLUTE, RELATIVE = 1e-5, 1e-4
+ROUNDING = 8.0
+EDGE_ROWS = 8
+SINGLE_ROWS = 16  # rows that are also run one by one
+ARENA_BYTES = 2**30
+COMPARISONS = frozenset(("greater", "greater_equal", "less", "less_equal"))
+
+
+class EngineRefusal(Exception):
+    """onnxruntime does not load or run the file."""
+
+
+# Rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Raw inputs by name: real rows first, then edge rows."""
+
+    arrays: dict[str, Array]
+    real: int
+
+    @property
+    def total(self) -> int:
+        return self.real + EDGE_ROWS
+
+    def singles(self) -> list[int]:
+        """Rows that are run alone: every edge row, and real ones evenly spaced."""
+        few = min(self.real, SINGLE_ROWS - EDGE_ROWS)
+        return [*np.linspace(0, self.real - 1, few).astype(int).tolist(), *range(self.real, self.total)]
+
+
+def verification_rows(graph: Graph, given: Mapping[str, Array] | None) -> Rows:
+    """The given rows, and rows that data seldom holds: zeros, extremes, values far out, missing ones, unknown categories."""
+    inputs = {name: value.type for name, value in graph.leaves("input").items()}
+    incomplete = _inputs_of(graph, "is_nan", "lookup")
+    indexed = _inputs_of(graph, "lookup", "one_hot")
+    arrays, real = {}, 0
+    for name, kind in inputs.items():
+        known = None
+        if given is not None:
+            known = np.asarray(given[name], object if kind.dtype == "string" else kind.dtype)
+            known, real = known.reshape(concrete(kind.shape, len(known))), len(known)
+        edges = _edges(kind, known, name in incomplete, name in indexed)
+        arrays[name] = edges if known is None else np.concatenate([known, edges])
+    return Rows(arrays, real)
+
+
+def _inputs_of(graph: Graph, *primitives: str) -> set[str]:
+    """The inputs that reach such a primitive of a data step."""
+    users = [v for v in graph.order() if v.op in primitives and v.origin.startswith("data/")]
+    return {v.name for v in topological(o for user in users for o in user.operands) if v.op == "input"}
+
+
+def _edges(kind: TensorType, known: Array | None, missing: bool, indexed: bool) -> Array:
+    shape = concrete(kind.shape, EDGE_ROWS)
+    random = np.random.default_rng(0)
+    along = (EDGE_ROWS, *([1] * (len(shape) - 1)))
+    if kind.dtype == "string":
+        words = ["", "?", "never seen", " ", "0", "\u00e9", "a" * 100, "None"]
+        return np.broadcast_to(np.array(words, object).reshape(along), shape).copy()
+    if kind.dtype == "bool":
+        return random.integers(0, 2, shape).astype(bool)
+    if kind.dtype == "uint8":
+        edges = random.integers(0, 256, shape)
+        edges[0], edges[1] = 0, 255
+        return edges.astype(np.uint8)
+    if kind.dtype == "int64":
+        low, high = (int(known.min()), int(known.max())) if known is not None and known.size else (0, EDGE_ROWS - 1)
+        edges = random.integers(low, high + 1, shape)
+        edges[0], edges[1] = low, high
+        if indexed:  # indices and categories that nothing knows
+            edges[2], edges[3], edges[4] = -1, high + 1, 2**40
+        return edges
+    return _float_edges(shape, kind.dtype, known, missing, random)
+
+
+def _float_edges(shape: tuple[int, ...], dtype: str, known: Array | None, missing: bool, random: np.random.Generator) -> Array:
+    """Zeros, the extremes of the data, draws around its mean, ten and a hundred deviations away, and NaN where it has a meaning."""
+    finite = np.zeros((2, *shape[1:])) if known is None else np.where(np.isfinite(known), known, 0.0).astype(np.float64)
+    low, high, mean, std = (finite.min(0), finite.max(0), finite.mean(0), finite.std(0)) if known is not None else (-1.0, 1.0, 0.0, 1.0)
+    edges = mean + std * random.standard_normal(shape)
+    edges[0], edges[1], edges[2] = 0.0, low, high
+    edges[3] = mean + 10 * (edges[3] - mean)
+    edges[4] = mean + 100 * (edges[4] - mean)
+    if missing:
+        edges[5] = np.nan
+        edges[6] = np.where(random.random(shape[1:]) < 0.5, np.nan, edges[6])
+    return edges.astype(dtype)
+
+
+# The reference, and how far it can be trusted
+
+
+@dataclass(frozen=True)
+class Trust:
+    """By row: whether the output is decided, and the rounding error to allow for."""
+
+    decided: Array
+    rounding: Array
+
+
+def jumps(graph: Graph) -> list[Value]:
+    """The values whose result jumps where an operand passes a threshold.
+
+    `where(z > 0, z, slope z)` does not jump, so a comparison counts unless it does nothing but choose. Data steps compare raw values,
+    which are the same bits in both engines.
+    """
+    users: dict[Value, list[Value]] = {}
+    for value in graph.order():
+        for operand in value.operands:
+            users.setdefault(operand, []).append(value)
+    found = []
+    for value in graph.order():
+        if value.origin.startswith("data/") or not value.operands or not value.operands[0].type.is_float:
+            continue
+        chooses = all(user.op == "where" for user in users.get(value, ())) and value in users
+        if value.op in ("argmax", "equal", "sign") or (value.op in COMPARISONS and not chooses):
+            found.append(value)
+        elif value.op == "cast" and value.dtype == "int64":
+            found.append(value)
+    return found
+
+
+def widened(graph: Graph) -> Graph:
+    """The same graph in float64."""
+    new: dict[Value, Value] = {}
+    for value in graph.order():
+        attributes = {key: _wide(attribute) for key, attribute in value.attributes.items()}
+        if value.op == "lookup" and value.operands[0].dtype == "float32":
+            attributes["keys"] = tuple(np.float32(attributes["keys"]).tolist())
+        new[value] = apply(value.op, *(new[o] for o in value.operands), **attributes)
+    return Graph({name: new[value] for name, value in graph.outputs.items()})
+
+
+def _wide(attribute: Any) -> Any:
+    if isinstance(attribute, TensorType):
+        return attribute.with_dtype(_wide(attribute.dtype))
+    return "float64" if attribute == "float32" else attribute
+
+
+def _by_row(array: Array) -> Array:
+    return array.reshape(len(array), -1)
+
+
+def _distance(a: Array, b: Array) -> Array:
+    """|a - b| by element; 0 where both are the same or both NaN, infinite where only one is finite."""
+    with np.errstate(all="ignore"):
+        found = np.abs(a.astype(np.float64) - b)
+    found[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
+    found[np.isnan(found)] = np.inf
+    return found
+
+
+def trust(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> dict[str, Trust]:
+    """For every output, what the reference's own rounding errors leave undecided."""
+    watched = jumps(graph)
+    operands = {f"{place}/{i}": o for i, jump in enumerate(watched) for place, o in enumerate(jump.operands) if o.op != "constant"}
+    traced = Graph({**{f"output/{name}": v for name, v in graph.outputs.items() if v.type.is_float}, **operands})
+    near = _run(traced, arrays, rows, size)
+    wide = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
+    far = _run(widened(traced), wide, rows, size)
+    rounding = {key: _by_row(_distance(near[key], far[key])).max(1, initial=0.0) for key in near}
+    allowed = {key: ROUNDING * (error + np.median(error)) for key, error in rounding.items()}
+    close = {jump: _close(jump, i, near, allowed) for i, jump in enumerate(watched)}
+    found = {}
+    for name, value in graph.outputs.items():
+        undecided = np.zeros(rows.total, bool)
+        for passed in topological([value]):
+            if passed in close:
+                undecided |= close[passed]
+        key = f"output/{name}"
+        if key in near:
+            with np.errstate(all="ignore"):
+                largest = np.abs(_by_row(near[key])).max(1, initial=0.0)
+            undecided |= ~(rounding[key] <= 1e-3 + 1e-2 * largest) & ~np.isinf(largest)
+        found[name] = Trust(~undecided, np.where(undecided, 0.0, allowed.get(key, np.zeros(rows.total))))
+    return found
+
+
+def _close(jump: Value, index: int, near: Mapping[str, Array], allowed: Mapping[str, Array]) -> Array:
+    """The rows where a jump's operands lie within the bound of its threshold."""
+    key = f"0/{index}"
+    first = near[key] if key in near else np.float64(jump.operands[0].attributes["value"])
+    with np.errstate(all="ignore"):
+        if jump.op == "argmax":
+            ordered = np.sort(np.moveaxis(first.astype(np.float64), jump.attributes["axis"], -1), axis=-1)
+            margin, scale = ordered[..., -1] - ordered[..., -2] if ordered.shape[-1] > 1 else np.full(ordered.shape[:-1], np.inf), 2.0
+        elif jump.op == "cast":
+            margin, scale = np.abs(first - np.round(first)), 1.0
+        else:
+            other = near.get(f"1/{index}", jump.operands[1].attributes.get("value", 0.0)) if len(jump.operands) > 1 else 0.0
+            margin, scale = np.abs(first - other), 1.0
+        size = np.abs(_by_row(np.asarray(first))).max(1, initial=0.0)
+        bound = ABSOLUTE + RELATIVE * size + sum(allowed[k] for k in (key, f"1/{index}") if k in allowed)
+        return ~(_by_row(margin).min(1, initial=np.inf) > scale * bound)
+
+
+def _run(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> dict[str, Array]:
+    executor = Executor(graph, arrays, Randomness(0), Arena())
+    parts: dict[str, list[Array]] = {name: [] for name in graph.outputs}
+    for chosen in _batches(rows, size):
+        for name, array in executor.run({name: array[chosen] for name, array in rows.arrays.items()}).items():
+            parts[name].append(array.copy())
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _batches(rows: Rows, size: int) -> Iterator[list[int]]:
+    for start in range(0, rows.total, size):
+        yield list(range(start, min(start + size, rows.total)))
+
+
+def batch_size(graph: Graph, total: int) -> int:
+    """All rows at once, or as many as fit into a fixed amount of memory."""
+    size = total
+    while size > 2 and plan(graph, size).arena_bytes > ARENA_BYTES:
+        size = -(-size // 2)
+    return size
+
+
+# Comparison
+
+
+class Comparison:
+    """What one output's reference and result have shown so far."""
+
+    def __init__(self, trust: Trust):
+        self.trust = trust
+        self.absolute = self.relative = 0.0
+        self.compared = self.differing = self.strayed = self.rows = self.agreeing = self.choices = 0
+
+    def add(self, chosen: list[int], wanted: Array, got: Array) -> None:
+        decided, rounding = self.trust.decided[chosen], self.trust.rounding[chosen]
+        self.rows += len(chosen)
+        self.compared += int(decided.sum())
+        if wanted.shape != got.shape or (wanted.dtype != got.dtype and wanted.dtype != object):
+            self.differing += len(chosen)
+            return
+        if wanted.dtype.kind != "f":
+            outside = _by_row(wanted != got).any(1)
+            self._choose(wanted, got)
+        else:
+            distance = _by_row(_distance(wanted, got))
+            reference = np.where(np.isfinite(wanted), np.abs(wanted), 0.0).astype(np.float64)
+            reference = _by_row(reference)
+            outside = (distance > ABSOLUTE + RELATIVE * reference + rounding[:, None]).any(1)
+            self.absolute = max(self.absolute, float(distance[decided].max(initial=0.0)))
+            sizeable = (reference > ABSOLUTE) & decided[:, None]
+            self.relative = max(self.relative, float((distance[sizeable] / reference[sizeable]).max(initial=0.0)))
+            if wanted.ndim > 1 and wanted.shape[-1] > 1:
+                self._choose(wanted.argmax(-1), got.argmax(-1))
+        self.differing += int((outside & decided).sum())
+        self.strayed += int((outside & ~decided).sum())
+
+    def _choose(self, wanted: Array, got: Array) -> None:
+        self.agreeing += int((wanted == got).sum())
+        self.choices += wanted.size
+
+    def report(self) -> dict[str, Any]:
+        """`absolute` and `relative` are the largest differences over decided rows, None where one is infinite."""
+        return {
+            "passed": self.differing == 0 and 2 * self.strayed <= self.rows,
+            "absolute": self.absolute if np.isfinite(self.absolute) else None,
+            "relative": self.relative if np.isfinite(self.relative) else None,
+            "compared": self.compared,
+            "differing": self.differing,
+            "undecided": self.rows - self.compared,
+            "argmax_agreement": self.agreeing / self.choices if self.choices else None,
+        }
+
+
+def verify(data: bytes, graph: Graph, arrays: Mapping[str, Array], rows: Rows) -> dict[str, Any]:
+    """Run the file and the graph on the rows: by output the largest differences and the agreement, and whether all is within the bound.
+
+    Raises EngineRefusal where onnxruntime does not load or run the file.
+    """
+    import onnxruntime as ort
+
+    ort.set_default_logger_severity(4)  # a GPU build without CUDA prints warnings at every session
+    size = batch_size(graph, rows.total)
+    known = trust(graph, arrays, rows, size)
+    comparisons = {name: Comparison(known[name]) for name in graph.outputs}
+    executor = Executor(graph, arrays, Randomness(0), Arena())
+    sessions = {label: _session(data, label) for label in ("off", "on")}
+    settings = []
+    for batch in dict.fromkeys((1, size)):
+        for chosen in _batches(rows, size) if batch > 1 else ([row] for row in rows.singles()):
+            inputs = {name: array[chosen] for name, array in rows.arrays.items()}
+            wanted = {name: array.copy() for name, array in executor.run(inputs).items()}
+            for session in sessions.values():
+                try:
+                    got = session.run(list(wanted), inputs)
+                except _ort_errors() as error:
+                    raise EngineRefusal(f"onnxruntime does not run the file: {_first_line(error)}") from error
+                for name, result in zip(wanted, got, strict=True):
+                    comparisons[name].add(chosen, wanted[name], np.asarray(result))
+        settings += [{"batch": batch, "optimisations": label} for label in sessions]
+    outputs = {name: comparison.report() for name, comparison in comparisons.items()}
+    return {
+        "passed": all(found["passed"] for found in outputs.values()),
+        "rows": rows.total,
+        "real_rows": rows.real,
+        "edge_rows": EDGE_ROWS,
+        "bound": {"absolute": ABSOLUTE, "relative": RELATIVE, "rounding": ROUNDING},
+        "settings": settings,
+        "provider": sessions["on"].get_providers()[0],
+        "onnxruntime": ort.__version__,
+        "outputs": outputs,
+    }
+
+
+def _session(data: bytes, optimisations: str) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimisations == "on" else levels.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except _ort_errors() as error:
+        raise EngineRefusal(f"onnxruntime {ort.__version__} does not load the file: {_first_line(error)}") from error
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; its exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]

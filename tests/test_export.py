@@ -1,0 +1,255 @@
+"""The exported file against the NumPy runtime: every layer, every data step, random networks; and what the file looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from networks import around, draw, spread
+from test_operations import LAYERS, MERGES
+
+import nnc
+from nnc.cli import main
+from nnc.compiler import onnx_lowering
+from nnc.compiler.operation import Kind, names
+
+onnxruntime.set_default_logger_severity(4)
+OPSETS = [13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26]
+
+
+def sessions(path: Path) -> list[Any]:
+    """The file in onnxruntime, with its graph optimisations off and on."""
+    found = []
+    for level in (onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        options.intra_op_num_threads = 1
+        found.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+    return found
+
+
+def agree(path: Path, inputs: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """The file gives what is wanted at batch 1, 7 and N, optimisations off and on."""
+    rows = len(next(iter(inputs.values())))
+    for session in sessions(path):
+        assert [o.name for o in session.get_outputs()] == list(wanted)
+        for size in (1, 7, rows):
+            got = session.run(None, {name: array[:size] for name, array in inputs.items()})
+            for (name, reference), result in zip(wanted.items(), got, strict=True):
+                assert result.shape == reference[:size].shape, name
+                if reference.dtype.kind == "f":
+                    np.testing.assert_allclose(result, reference[:size], rtol=1e-4, atol=1e-5, err_msg=name)
+                else:
+                    np.testing.assert_array_equal(result, reference[:size], err_msg=name)
+
+
+def exported(text: str, path: Path, *, seed: int = 1, rows: dict[str, Any] | None = None, **inputs: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+    """Export a network with arbitrary parameters and compare it with `predict` on normal draws of the given sample shapes."""
+    model = nnc.compile(text).init(seed)
+    spread(model, seed)
+    report = model.export_onnx(path)
+    random = np.random.default_rng(seed)
+    given = rows or {name: random.normal(size=(12, *shape)) for name, shape in inputs.items()}
+    agree(path, {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in given.items()}, model.predict(given))
+    return model, report
+
+
+# Layers
+
+SPECIAL = [
+    ("step", "x -> dense(6) -> step -> dense(2)"),
+    ("step", "x -> dense(6) -> step(at_zero=0.5)"),
+    ("step", "x -> dense(6) -> step(surrogate=sigmoid) -> dense(2)"),
+    ("dropout", "x -> dense(6) -> dropout(0.4) -> dense(2)"),
+    ("dropout", "x -> dense(6) -> dropout(0.4, scaling=inference) -> dense(2)"),
+]  # fmt: skip
+
+
+def test_every_layer_has_a_case() -> None:
+    covered = {layer.word for layer, _ in LAYERS} | {merge[0] for merge in MERGES} | {word for word, _ in SPECIAL}
+    assert covered == set(names(Kind.LAYER))
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: str(v).replace(" ", ""))
+def test_a_layer_leaves_as_it_predicts(layer: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
+    text = f"network(x: float32[3]) {{\n{around(layer, shape)}\n}}\nexport {{ opset = %d }}"
+    for opset in (13, 18):
+        exported(text % opset, tmp_path / "m.onnx", x=(3,))
+
+
+@pytest.mark.parametrize("written", sorted({merge[1] for merge in MERGES}))
+def test_a_merge_leaves_as_it_predicts(written: str, tmp_path: Path) -> None:
+    exported(f"network(a: float32[2, 3], b: float32[2, 3]) {{ return {written} }}", tmp_path / "m.onnx", a=(2, 3), b=(2, 3))
+    if "axis=0" not in written:
+        exported(f"network(a: float32[2, 3, 3], b: float32[2, 3, 3]) {{ return {written} -> relu }}", tmp_path / "m.onnx", a=(2, 3, 3), b=(2, 3, 3))
+
+
+@pytest.mark.parametrize(("word", "body"), SPECIAL)
+def test_special_layers_leave_as_they_predict(word: str, body: str, tmp_path: Path) -> None:
+    exported(f"network(x: float32[3]) {{ return {body} }}", tmp_path / "m.onnx", x=(3,))
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["x * 2 + 1", "1 - x", "2 / (x * x + 1)", "-x", "(x - 3) / 4", "x -> relu", "x"],
+)  # fmt: skip
+def test_arithmetic_leaves_as_it_predicts(body: str, tmp_path: Path) -> None:
+    exported(f"network(x: float32[3]) {{ return {body} }}", tmp_path / "m.onnx", x=(3,))
+
+
+def test_a_scalar_per_sample_and_integers_pass(tmp_path: Path) -> None:
+    exported("network(x: float32) { return x * 3 -> tanh }", tmp_path / "m.onnx", x=())
+    random = np.random.default_rng(0)
+    exported("network(k: int64[2]) { return k }", tmp_path / "m.onnx", rows={"k": random.integers(-5, 2**40, (9, 2))})
+
+
+SHARED = """
+shared block twin(v) { return v -> dense(4) -> batch_norm -> tanh }
+block arm(v, units, act = relu) { return v -> dense(units) -> act }
+network siamese(left: float32[3], right: float32[3]) {
+  a = left -> twin
+  b = right -> twin
+  h = concat(a, b) -> repeat(2, arm(8, act=swish))
+  return near = a * b -> dense(1) -> sigmoid, kind = h -> dense(3) -> softmax(temperature=2.0), both = h
+}
+"""
+
+
+def test_shared_blocks_several_inputs_and_outputs(tmp_path: Path) -> None:
+    model, report = exported(SHARED, tmp_path / "m.onnx", left=(3,), right=(3,))
+    stored = {t.name for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert {"twin/dense/weight", "h/arm/dense/weight", "h/arm_2/dense/weight"} <= stored or {n for n in model.parameters if "weight" in n} <= stored
+    assert set(report["outputs"]) == {"near", "kind", "both"}
+
+
+def test_a_float64_program_leaves_in_float32(tmp_path: Path) -> None:
+    text = "network(x: float32[5]) { return y = x -> dense(4) -> tanh -> dense(1) }\ntrain { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = float64 }"
+    model, _ = exported(text, tmp_path / "m.onnx", x=(5,))
+    assert model.parameters["y/dense/weight"].dtype == np.float64
+    stored = onnx.load(tmp_path / "m.onnx")
+    assert {t.data_type for t in stored.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 2), (2, 4, 3)])
+def test_trained_running_statistics_leave(shape: tuple[int, ...], tmp_path: Path) -> None:
+    body = f"x: float32[{', '.join(map(str, shape))}]) {{ return y = x -> batch_norm(momentum=0.5) -> flatten -> dense(1) }}"
+    text = f"network({body}\ntrain {{ loss = mse(y, t)  optimizer = sgd(lr=0.01)  batch = 8  epochs = 1 }}"
+    model = nnc.compile(text).init(0)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        model.step({"x": 5 + 3 * random.normal(size=(8, *shape)), "t": random.normal(size=(8, 1))})
+    assert (model.parameters["y/batch_norm/running_mean"] > 3).all()
+    model.export_onnx(tmp_path / "m.onnx")
+    x = (5 + 3 * random.normal(size=(9, *shape))).astype(np.float32)
+    agree(tmp_path / "m.onnx", {"x": x}, model.predict({"x": x}))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_networks_leave_as_they_predict(seed: int, tmp_path: Path) -> None:
+    drawn = draw(seed)
+    text = f"{drawn.text}\nexport {{ opset = {OPSETS[seed % len(OPSETS)]} }}"
+    exported(text, tmp_path / "m.onnx", seed=seed, x=drawn.shape)
+
+
+# The file
+
+RICH = """
+shared block norm(v) { return v -> batch_norm }
+network rich(image: float32[2, 7, 6], steps: float32[4, 3]) {
+  c = image -> conv2d(4, kernel=3, padding=same, stride=2) -> batch_norm -> relu -> max_pool(2) -> dropout(0.2)
+  p = image -> avg_pool(3, stride=2, padding=1) -> global_avg_pool
+  s = steps -> dense(5) -> norm -> elu -> dropout(0.3, scaling=inference) -> flatten
+  h = concat(c -> flatten, p, s) -> dense(8) -> norm2
+  return probabilities = h -> dense(3) -> softmax, score = h -> dense(1) -> leaky_relu
+}
+export { opset = %d }
+""".replace(" -> norm2", " -> batch_norm -> swish")
+RICH_INPUTS = {"image": (2, 7, 6), "steps": (4, 3)}
+
+
+def rich(tmp_path: Path, opset: int = 18) -> tuple[Any, onnx.ModelProto]:
+    model, _ = exported(RICH % opset, tmp_path / "m.onnx", **RICH_INPUTS)  # type: ignore[arg-type]
+    return model, onnx.load(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset_loads_and_agrees(opset: int, tmp_path: Path) -> None:
+    _, proto = rich(tmp_path, opset)
+    assert {o.domain: o.version for o in proto.opset_import} == {"": opset}
+    assert proto.ir_version <= 13
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def test_every_shape_but_the_batch_is_known(tmp_path: Path) -> None:
+    _, proto = rich(tmp_path)
+    inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    known = {v.name: v.type.tensor_type for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    for node in inferred.graph.node:
+        for name in node.output:
+            assert known[name].elem_type, name
+            sizes = [d.dim_value for d in known[name].shape.dim]
+            assert all(sizes[1:]), (name, sizes)
+    for value in (*proto.graph.input, *proto.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
+        assert all(d.dim_value > 0 for d in value.type.tensor_type.shape.dim[1:])
+
+
+def test_parameters_keep_their_names_and_nothing_constant_is_left_to_compute(tmp_path: Path) -> None:
+    model, proto = rich(tmp_path)
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in proto.graph.initializer}
+    for name, array in model.parameters.items():
+        if name.rpartition("/")[2] in ("weight", "bias", "running_mean"):
+            np.testing.assert_array_equal(stored[name].reshape(array.shape), array, err_msg=name)
+    assert not any("running_var" in name for name in stored), "scale / sqrt(var + epsilon) is one constant"
+    fed = {i.name for i in proto.graph.input}
+    for node in proto.graph.node:
+        assert any(name in fed for name in node.input), f"{node.name} has constants alone"
+        fed |= set(node.output)
+    used = {name for node in proto.graph.node for name in node.input}
+    assert set(stored) <= used
+
+
+def test_inference_alone_leaves(tmp_path: Path) -> None:
+    _, proto = rich(tmp_path)
+    operators = {node.op_type for node in proto.graph.node}
+    assert {node.domain for node in proto.graph.node} == {""}
+    assert not operators & {"Dropout", "RandomUniform", "RandomNormal", "Bernoulli", "Shape", "If", "Loop"}
+    assert len([node for node in proto.graph.node if node.op_type == "Sqrt"]) == 0
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    """In one process and in two, whose hash seeds differ."""
+    (tmp_path / "rich.nn").write_text(RICH % 18)
+    program = "import nnc, sys; nnc.compile(sys.argv[1]).init(3).export_onnx(sys.argv[2])"
+    digests = set()
+    for seed in ("1", "2"):
+        target = tmp_path / f"{seed}.onnx"
+        subprocess.run([sys.executable, "-c", program, tmp_path / "rich.nn", target], check=True, env={"PYTHONHASHSEED": seed, "PATH": ""})
+        digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
+    model = nnc.compile(tmp_path / "rich.nn").init(3)
+    reports = [model.export_onnx(tmp_path / "again.onnx") for _ in range(2)]
+    assert digests == {report["sha256"] for report in reports} == {hashlib.sha256((tmp_path / "again.onnx").read_bytes()).hexdigest()}
+
+
+def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    model, proto = rich(tmp_path)
+    said = {p.key: p.value for p in proto.metadata_props}
+    assert proto.producer_name == "nnc"
+    assert proto.graph.name == "rich"
+    assert said["spec_sha256"] == hashlib.sha256(model.program.experiment.source.text.encode()).hexdigest()
+    assert said["producer"] == f"nnc {nnc.__version__}"
+
+
+def test_exporting_prints_nothing(tmp_path: Path) -> None:
+    """Also where onnxruntime's GPU build finds no CUDA: the CPU provider is asked for, and only that."""
+    program = "import nnc; r = nnc.compile('network(x: float32[2]) { return x -> dense(2) -> tanh }').init(0).export_onnx('m.onnx'); assert r['provider'] == 'CPUExecutionProvider'"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
