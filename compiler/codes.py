@@ -85,6 +85,11 @@ CODES: dict[str, Code] = {
     "E512": Code("`{file}` does not fit the network"),
     "E513": Code("the batch does not fit the program"),
     "E514": Code("training needs a {missing} section"),
+    "E515": Code(
+        "`{layer}` has no row for the index {index}",
+        "An embedding takes the indices 0..rows-1. A category of k classes gives 0..k-1, and k for a value that training has not seen: a "
+        "table of k + 1 rows has one for it, a table of k rows refuses it when it comes.",
+    ),
     "E601": Code("the exported model does not agree with the runtime"),
     "E602": Code("there is no output or target `{name}`"),
     "E603": Code("`{name}` is no file name for a model"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
+from math import prod, sqrt
 from typing import Any
 
 from .autodiff import gradients
@@ -47,10 +47,16 @@ class MetricTerm:
 
 @dataclass
 class Evaluation:
-    """`graph` gives the sum of each sample's loss as `loss`, the number of samples as `count`, and the sums of metrics."""
+    """`graph` gives the sum over samples of each loss term as `loss/<i>`, the number of samples as `count`, and the sums of metrics."""
 
     graph: Graph
     metrics: tuple[MetricTerm, ...]
+    terms: tuple[tuple[float, bool], ...]  # weight, and whether the root of the mean is taken
+
+    def loss(self, totals: Mapping[str, Any]) -> float:
+        """The loss of all samples whose outputs were added up."""
+        means = [float(totals[f"loss/{i}"]) / float(totals["count"]) for i in range(len(self.terms))]
+        return sum(weight * (sqrt(mean) if root else mean) for (weight, root), mean in zip(self.terms, means, strict=True))
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,8 @@ class Objective:
         self.columns = {name: target.column(name) for name, target in targets.items()}
         self.per_sample = self._losses()
 
-    def _losses(self) -> list[tuple[float, Value]]:
-        """Each term's weight and its loss per sample; terms that do not fit are reported and left out."""
+    def _losses(self) -> list[tuple[float, Value, bool]]:
+        """Each term's weight, its loss per sample, and whether the root of the mean is taken; what does not fit is reported and left out."""
         found = []
         for term in self.params.loss:
             bound = term.term
@@ -144,7 +150,8 @@ class Objective:
             elif output is not None:
                 try:
                     with origin(f"loss/{bound.name}"):
-                        found.append((term.weight, bound.operation.function(self, output, self.columns[target.name], bound.params)))
+                        each = bound.operation.function(self, output, self.columns[target.name], bound.params)
+                        found.append((term.weight, each, bound.operation.extra.get("batch") == "root"))
                 except Refusal as refusal:
                     at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
                     self.findings.add_refusal(refusal, at or bound.span)
@@ -154,20 +161,16 @@ class Objective:
     def complete(self) -> bool:
         return len(self.per_sample) == len(self.params.loss)
 
-    def weighted(self) -> Value:
-        """The loss of each sample [N]: the weighted sum of the terms."""
+    def loss(self) -> Value:
+        """The weighted sum of the terms, each the mean over the batch, or the root of the mean."""
         result: Value | None = None
-        for weight, loss in self.per_sample:
-            term = loss if weight == 1 else loss * weight
-            result = term if result is None else result + term
+        for weight, each, root in self.per_sample:
+            with origin("loss"):
+                mean = total(each) / apply("axis_size", each, axis=0, dtype=each.dtype)
+                term = (apply("sqrt", mean) if root else mean) * weight
+                result = term if result is None else result + term
         assert result is not None
         return result
-
-    def loss(self) -> Value:
-        """The mean over the batch."""
-        each = self.weighted()
-        with origin("loss"):
-            return total(each) / apply("axis_size", each, axis=0, dtype=each.dtype)
 
     def penalties(self) -> Value | None:
         """The sum of all penalties; a layer's own replaces the train section's."""
@@ -263,13 +266,14 @@ def _shaped(target: Value, output: Value) -> Value:
 
 def evaluation(objective: Objective) -> Evaluation:
     """Sums over a batch in inference mode; losses exclude penalties."""
-    each = objective.weighted()
     metrics = objective.metrics()
-    outputs = {"loss": total(apply("cast", each, dtype="float64")), "count": apply("axis_size", each, axis=0, dtype="float64")}
+    outputs = {f"loss/{i}": total(apply("cast", each, dtype="float64")) for i, (_, each, _) in enumerate(objective.per_sample)}
+    outputs["count"] = apply("axis_size", objective.per_sample[0][1], axis=0, dtype="float64")
     for metric in metrics:
         for term, value in metric.sums.terms.items():
             outputs[f"{metric.key}/{term}"] = value
-    return Evaluation(optimised(stabilised(Graph(outputs)), inference=True), tuple(metrics))
+    terms = tuple((weight, root) for weight, _, root in objective.per_sample)
+    return Evaluation(optimised(stabilised(Graph(outputs)), inference=True), tuple(metrics), terms)
 
 
 def _differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
+from nnc.compiler.source import Source
 
 from .special import erf
 
@@ -451,8 +453,19 @@ def _normal(value: Value, n: int, randomness: Randomness) -> Kernel:
     return lambda like, out: randomness.normal(stream, out)
 
 
-def _gather(table: Array, index: Array, out: Array) -> None:
-    table.take(index, 0, out, "clip")
+def _gather(value: Value, n: int, randomness: Randomness) -> Kernel:
+    layer = value.origin
+
+    def gather(table: Array, index: Array, out: Array) -> None:
+        if index.size and (index.max() >= len(table) or index.min() < 0):
+            outside = index.max() if index.max() >= len(table) else index.min()
+            findings = Findings(Source("", ""))
+            findings.add("E515", None, f"the table has {len(table)} rows", help="give the table a row more than there are categories, for what training has not seen",
+                         layer=layer, index=int(outside))  # fmt: skip
+            findings.stop_on_errors()
+        table.take(index, 0, out, "clip")
+
+    return gather
 
 
 def _scatter_add(g: Array, index: Array, out: Array) -> None:
@@ -516,7 +529,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "one_hot": _one_hot,
     "pick": _pick,
     "lookup": _lookup,
-    "gather": _ufunc(_gather),
+    "gather": _gather,
     "scatter_add": _ufunc(_scatter_add),
     "bernoulli": _bernoulli,
     "normal": _normal,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnc.compiler.ir import Batch
 from nnc.compiler.training import Evaluation
 
 from .executor import Executor
@@ -22,6 +23,8 @@ class Evaluator:
     def __init__(self, model: Model):
         self.evaluation: Evaluation = model.program.evaluation()
         self.executor = Executor(self.evaluation.graph, model.variables, model.randomness, model.arena)
+        outputs = self.evaluation.graph.outputs
+        self.collected = [name for name, value in outputs.items() if any(isinstance(d, Batch) for d in value.shape)]
         width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)
         self.batch = max(1, min(EVALUATION_BATCH, 16_000_000 // max(1, width)))  # keeps the arena small for wide networks
 
@@ -30,9 +33,14 @@ class Evaluator:
         totals: dict[str, Any] = {}
         for batch in batches:
             for name, value in self.executor.run(batch).items():
-                known = totals.get(name)
-                totals[name] = np.array(value, np.float64) if known is None else known + value
-        found = {"loss": float(totals["loss"] / totals["count"])}
+                if name in self.collected:
+                    totals.setdefault(name, []).append(value.copy())
+                else:
+                    known = totals.get(name)
+                    totals[name] = np.array(value, np.float64) if known is None else known + value
+        for name in self.collected:
+            totals[name] = np.concatenate(totals[name])
+        found = {"loss": self.evaluation.loss(totals)}
         for metric in self.evaluation.metrics:
             found[metric.key] = metric.sums.finish({term: totals[f"{metric.key}/{term}"] for term in metric.sums.terms})
         return found

@@ -79,6 +79,7 @@ class Model:
         self._targets: dict[str, Target] | None = None
         self._executors: dict[str, Executor] = {}
         self._step: training.Step | None = None
+        self._evaluation: training.Evaluation | None = None
         base = program.train.optimizer.params.lr if program.train else 0.0
         self.rate = lambda step: base  # the trainer puts the schedule here
 
@@ -135,7 +136,7 @@ class Model:
             dtype = "int64" if array.dtype.kind in "iub" else self.program.dtype
             wanted[name] = Target(dtype, array.shape[1:], target.classes, target.inverse)
         if wanted != (self._targets or self.program.targets()):
-            self._targets, self._step = wanted, None
+            self._targets, self._step, self._evaluation = wanted, None, None
             for key in ("loss", "gradients", "step"):
                 self._executors.pop(key, None)
 
@@ -218,10 +219,9 @@ class Model:
         """The mean loss in inference mode, without penalties."""
         checked = self._checked(batch, targets=True)
         self._fresh(checked)
-        if "loss" not in self._executors:
-            self._executor("loss", self.program.evaluation(self._targets).graph)
-        found = self._executors["loss"].run(checked)
-        return float(found["loss"] / found["count"])
+        if self._evaluation is None:
+            self._evaluation = self.program.evaluation(self._targets)
+        return self._evaluation.loss(self._executor("loss", self._evaluation.graph).run(checked))
 
     def gradients(self, batch: Mapping[str, Any]) -> tuple[float, dict[str, Array]]:
         """The whole objective in training mode, penalties included, and its gradient by every parameter; changes no state."""

@@ -61,6 +61,7 @@ def verification_rows(graph: Graph, given: Mapping[str, Array] | None) -> Rows:
     inputs = {name: value.type for name, value in graph.leaves("input").items()}
     incomplete = _inputs_of(graph, "is_nan", "lookup")
     indexed = _inputs_of(graph, "lookup", "one_hot")
+    known_only = _refusing(graph)
     arrays, real = {}, 0
     for name, kind in inputs.items():
         known = None
@@ -68,8 +69,35 @@ def verification_rows(graph: Graph, given: Mapping[str, Array] | None) -> Rows:
             known = np.asarray(given[name], object if kind.dtype == "string" else kind.dtype)
             known, real = known.reshape(concrete(kind.shape, len(known))), len(known)
         edges = _edges(kind, known, name in incomplete, name in indexed)
+        if name in known_only:
+            edges = _among(known_only[name], edges)
         arrays[name] = edges if known is None else np.concatenate([known, edges])
     return Rows(arrays, real)
+
+
+def _refusing(graph: Graph) -> dict[str, tuple[Any, ...]]:
+    """The inputs whose every value must be among some, because an embedding has rows for no others."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for gather in (v for v in graph.order() if v.op == "gather"):
+        table, index = gather.operands
+        rows = table.shape[0]
+        assert isinstance(rows, int)
+        while index.op == "reshape":
+            index = index.operands[0]
+        if index.op == "input":
+            found[index.name] = tuple(range(min(rows, len(found.get(index.name, range(rows))))))
+        elif index.op == "lookup" and index.attributes["default"] >= rows:
+            for source in topological([index]):
+                if source.op == "input":
+                    found[source.name] = index.attributes["keys"]
+    return found
+
+
+def _among(allowed: tuple[Any, ...], edges: Array) -> Array:
+    """Edge rows drawn from the allowed values alone."""
+    chosen = np.arange(edges.size) % len(allowed)
+    values = np.array(allowed, edges.dtype)
+    return values[chosen].reshape(edges.shape)
 
 
 def _inputs_of(graph: Graph, *primitives: str) -> set[str]:

@@ -81,8 +81,9 @@ def layer_norm(build: Build, x: Value, p: NormParams) -> Value:
     return _centred(x, axes, p.epsilon) * along_channels(scale, x) + along_channels(bias, x)
 
 
-class GroupNormParams(NormParams):
+class GroupNormParams(Params):
     groups: int = Field(ge=1, description="number of groups of channels")
+    epsilon: float = Field(1e-5, gt=0, description="added to the variance")
 
 
 @operation(Kind.LAYER, GroupNormParams, facts={"norm", "transparent"})

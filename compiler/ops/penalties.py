@@ -13,7 +13,7 @@ from ..primitives import dot, total
 
 class PenaltyParams(Params):
     strength: float = Field(ge=0, description="lambda")
-    scale: float | Literal["1/samples"] = Field(1.0, description="a factor, or 1/samples: one over the number of training samples")
+    scale: float | Literal["1/samples"] = Field(1.0, kw_only=True, description="a factor, or 1/samples: one over the number of training samples")
 
 
 def strength(p: PenaltyParams, samples: int | None) -> float:
