@@ -20,24 +20,60 @@ def gradients(output: Value, variables: Sequence[Value]) -> list[Value | None]:
     for value in order:
         if any(o in depends for o in value.operands):
             depends.add(value)
-    cotangents: dict[Value, Value] = {output: constant(1.0, output.dtype)}
+    parts: dict[Value, list[Value]] = {output: [constant(1.0, output.dtype)]}
+    found: dict[Value, Value] = {}
     wanted = set(variables)
     for value in reversed(order):
-        g = cotangents.get(value)
-        if g is None or value not in depends or not value.operands:
+        if value not in parts or value not in depends:
             continue
-        rule = value.primitive.gradient
-        assert rule is not None, f"{value.op} has no gradient"
         with origin(value.origin):
-            if value not in wanted:
-                del cotangents[value]  # complete: every use of the value stands later in the order
+            g = _sum(parts.pop(value))  # complete: every use of the value stands later in the order
+            if value in wanted:
+                found[value] = g
+            if not value.operands:
+                continue
+            rule = value.primitive.gradient
+            assert rule is not None, f"{value.op} has no gradient"
             for operand, part in zip(value.operands, rule(g, value, *value.operands), strict=True):
-                if part is None or operand not in depends:
-                    continue
-                part = _sum_to(part, operand)
-                known = cotangents.get(operand)
-                cotangents[operand] = part if known is None else known + part
-    return [cotangents.get(v) for v in variables]
+                if part is not None and operand in depends:
+                    parts.setdefault(operand, []).append(_sum_to(part, operand))
+    return [found.get(v) for v in variables]
+
+
+def _sum(parts: list[Value]) -> Value:
+    """The sum of cotangents; pieces of one axis are put beside each other."""
+    parts = _pieces(parts)
+    result = parts[0]
+    for part in parts[1:]:
+        result = result + part
+    return result
+
+
+def _pieces(parts: list[Value]) -> list[Value]:
+    """Cotangents of slices, each padded with zeros to the whole, as one concatenation where they do not overlap."""
+    padded = [p for p in parts if p.op == "pad"]
+    axes = {p.attributes["axis"] for p in padded}
+    if len(padded) < 2 or len(axes) > 1:
+        return parts
+    axis = axes.pop()
+    whole = padded[0].shape
+    end, joined = 0, []
+    for p in sorted(padded, key=lambda p: p.attributes["before"]):
+        start, piece = p.attributes["before"], p.operands[0]
+        if start < end:
+            return parts
+        if start > end:
+            joined.append(_zeros(piece, axis, start - end))
+        joined.append(piece)
+        end = start + piece.shape[axis]  # type: ignore[operator]
+    rest = whole[axis] - end  # type: ignore[operator]
+    if rest:
+        joined.append(_zeros(joined[0], axis, rest))
+    return [p for p in parts if p.op != "pad"] + [apply("concat", *joined, axis=axis)]
+
+
+def _zeros(like: Value, axis: int, length: int) -> Value:
+    return apply("broadcast_to", constant(0.0, like.dtype), shape=(*like.shape[:axis], length, *like.shape[axis + 1 :]))
 
 
 def _sum_to(g: Value, operand: Value) -> Value:

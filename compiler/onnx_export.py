@@ -51,11 +51,11 @@ class GraphEmitter:
         count = self.taken[wanted] = self.taken.get(wanted, 0) + 1
         return wanted if count == 1 else self.fresh(f"{wanted}_{count}")
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
+    def node(self, op: str, *inputs: str, place: int = 0, domain: str = "", **attributes: Any) -> str:
         name = self.fresh(f"{self.origin}/{op}" if self.origin else op)
         if "to" in attributes:
             attributes["to"] = DTYPES[attributes["to"]]
-        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, domain=domain, **attributes))
+        self.nodes.append(helper.make_node(op, list(inputs), [*[""] * place, name], name=name, domain=domain, **attributes))
         self.domains.add(domain)
         return name
 

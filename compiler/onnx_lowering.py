@@ -14,7 +14,11 @@ from .ir import Batch, Shape, Value
 class Emitter(Protocol):
     opset: int
 
-    def node(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str: ...
+    def node(self, op: str, *inputs: str, place: int = 0, domain: str = "", **attributes: Any) -> str:
+        """Append an operator; the name of the output at `place`, those before it are left out."""
+        ...
+
+
     def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
         """The name of a constant; a scalar when no shape is given."""
         ...
@@ -179,6 +183,23 @@ def _lookup(emit: Emitter, value: Value, inputs: list[str]) -> str:
     return emit.node("LabelEncoder", inputs[0], domain="ai.onnx.ml", **attributes)
 
 
+def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """RNN, LSTM or GRU over steps first; their outputs are [steps, directions, N, units] and [directions, N, units]."""
+    kind, _, activation = value.attributes["kind"].partition("_")
+    x, _, r, _ = value.operands
+    directions, _, units = r.shape
+    attributes: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if directions == 2 else "forward"}
+    if kind == "gru":
+        attributes["linear_before_reset"] = 1
+    if activation:
+        attributes["activations"] = [activation.capitalize()] * directions  # type: ignore[operator]
+    first = emit.node("Transpose", inputs[0], perm=[1, 0, 2])
+    sequences = value.attributes["sequences"]
+    found = emit.node(kind.upper(), first, *inputs[1:], place=0 if sequences else 1, **attributes)
+    moved = emit.node("Transpose", found, perm=[2, 0, 1, 3] if sequences else [1, 0, 2])
+    return emit.node("Reshape", moved, _shape(emit, _static(value.shape)))
+
+
 def _axis_size(emit: Emitter, value: Value, inputs: list[str]) -> str:
     axis = emit.tensor(value.attributes["axis"], "int64")
     size = emit.node("Gather", emit.node("Shape", inputs[0]), axis, axis=0)
@@ -235,5 +256,6 @@ LOWERINGS: dict[str, Lowering] = {
     "one_hot": _one_hot,
     "pick": _pick,
     "lookup": _lookup,
+    "recurrent": _recurrent,
     "axis_size": _axis_size,
 }

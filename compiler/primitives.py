@@ -102,14 +102,16 @@ def _reshape(x: TensorType, shape: Shape) -> TensorType:
 
 def _concat(*operands: TensorType, axis: int) -> TensorType:
     first = operands[0]
-    total = 0
     for o in operands:
-        length = o.shape[axis]
-        assert not isinstance(length, Batch)
         assert o.shape[:axis] == first.shape[:axis]
         assert o.shape[axis + 1 :] == first.shape[axis + 1 :]
-        total += length
-    return first.with_shape((*first.shape[:axis], total, *first.shape[axis + 1 :]))
+    lengths = [o.shape[axis] for o in operands]
+    if isinstance(lengths[0], Batch):
+        whole: Dim = Batch(sum(d.factor for d in lengths if isinstance(d, Batch)))
+    else:
+        whole = sum(d for d in lengths if isinstance(d, int))
+    assert len({type(d) for d in lengths}) == 1
+    return first.with_shape((*first.shape[:axis], whole, *first.shape[axis + 1 :]))
 
 
 def _slice(x: TensorType, axis: int, start: int, stop: int) -> TensorType:
@@ -129,6 +131,12 @@ def _pick(x: TensorType, index: TensorType) -> TensorType:
     assert index.dtype == "int64"
     assert index.shape == x.shape[:-1]
     return x.with_shape(index.shape)
+
+
+def _recurrent(x: TensorType, w: TensorType, r: TensorType, b: TensorType, kind: str, sequences: bool) -> TensorType:
+    n, steps, _ = x.shape
+    width = r.shape[0] * r.shape[2]  # type: ignore[operator]
+    return x.with_shape((n, steps, width) if sequences else (n, width))
 
 
 def _pack(*operands: TensorType) -> TensorType:
@@ -231,7 +239,10 @@ def _conv2d_weight_gradient(gg: Value, y: Value, x: Value, g: Value) -> tuple[Va
 def _concat_gradient(g: Value, y: Value, *operands: Value) -> tuple[Value | None, ...]:
     axis, start, parts = y.attributes["axis"], 0, []
     for operand in operands:
-        stop = start + operand.shape[axis]  # type: ignore[operator]
+        length = operand.shape[axis]
+        # Rows of whole batches are joined in gradients of sequences alone; differentiated again, their sum is taken apart there.
+        assert isinstance(length, int), "a concatenation of batches is not differentiated"
+        stop = start + length
         parts.append(apply("slice", g, axis=axis, start=start, stop=stop))
         start = stop
     return tuple(parts)
@@ -419,6 +430,9 @@ _define("scatter_add", lambda g, index, rows: g.with_shape((rows, *g.shape[index
         lambda gg, y, g, index: (apply("gather", gg, index), None))  # fmt: skip
 # The position of each element among `keys`, or `default`; keys are strings, integers or floats.
 _define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))
+
+# A recurrent layer as a whole, for inference: ops/recurrent.py writes it out where a gradient is wanted.
+_define("recurrent", _recurrent)
 
 # Standard normal, and 1 with the given probability, else 0: from (seed, stream, step); the operand only gives the shape.
 _define("normal", lambda x, stream: x, lambda g, y, x: (None,))

@@ -17,6 +17,7 @@ from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
 
+from . import recurrent
 from .special import erf
 
 Array = np.ndarray[Any, Any]
@@ -529,6 +530,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "one_hot": _one_hot,
     "pick": _pick,
     "lookup": _lookup,
+    "recurrent": lambda value, n, randomness: recurrent.kernel(value),
     "gather": _gather,
     "scatter_add": _ufunc(_scatter_add),
     "bernoulli": _bernoulli,

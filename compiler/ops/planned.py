@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..operation import Kind
 
 PLANNED: dict[Kind, frozenset[str]] = {
-    Kind.LAYER: frozenset(("rnn", "lstm", "gru")),
+    Kind.LAYER: frozenset(),
     Kind.CONSTRAINT: frozenset(("max_norm",)),
     Kind.OPTIMISER: frozenset(("newton", "conjugate_gradient", "hessian_free", "lbfgs")),
     Kind.SOURCE: frozenset("iris wine text parquet image_folder tsv".split()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..ir import Graph, Value
 from .common import eliminate_common
+from .products import join_products
 from .simplify import simplify
 from .stable import stabilise
 
@@ -17,6 +18,6 @@ def optimised(graph: Graph, *, inference: bool = False) -> Graph:
     """Constants folded, identities removed, equal terms shared. What nothing needs is gone by itself."""
 
     def all_passes(roots: list[Value]) -> list[Value]:
-        return eliminate_common(simplify(roots, inference=inference))
+        return eliminate_common(join_products(simplify(roots, inference=inference)))
 
     return graph.map(all_passes)
