@@ -12,7 +12,7 @@ from typing import Any
 
 from .diagnostics import Findings, Refusal
 from .experiment import Data, DataName, InputTensor, Network
-from .ir import N, Shape, TensorType, Value, apply, constant, dims, origin
+from .ir import FLOATS, N, Shape, TensorType, Value, apply, constant, dims, origin
 from .operation import Column
 from .source import Span
 
@@ -49,7 +49,7 @@ class Prepared:
 def raw_type(data: Data, name: DataName, dtype: str) -> TensorType:
     """The type of the raw column or columns that feed a data name."""
     column = data.schema.columns[name.columns[0]]
-    kind = dtype if column.dtype == "float" else column.dtype
+    kind = dtype if column.dtype in ("float", *FLOATS) else column.dtype
     if not name.single:
         return TensorType(dtype, (N, len(name.columns)))
     return TensorType(kind, (N, *column.shape))
