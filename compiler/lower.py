@@ -178,7 +178,7 @@ def _apply(application: Application, build: LayerBuild, network: Network, findin
                 result = bound.operation.function(build, *operands, bound.params)
     except Refusal as refusal:
         at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
-        notes = [Note(span, "in this block") for span in application.calls]
+        notes = [Note(span, "used here") for span in application.calls]
         if refusal.operand:
             first = next(o for o in application.operands if isinstance(o, Ref))
             place = network.inputs[first.output].span if first.application < 0 else network.applications[first.application].span

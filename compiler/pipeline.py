@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from . import advice, training
+from .agree import check_agreement
 from .check import check
-from .diagnostics import Findings, Refusal, did_you_mean
+from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
 from .ir import ITEM_BYTES, Graph
 from .lower import MAX_BYTES, Forward, lower
-from .operation import Reference
 from .parse import parse
 from .passes import optimised
 from .plan import plan
-from .prepare import NotKnownYet, Prepared, check_feeds, prepare
+from .prepare import Prepared
 from .schema import Schema
 from .source import Source
 from .training import Bundle, Evaluation, Objective, Step, Target
@@ -171,90 +171,12 @@ def analyse(
     program = Program(experiment, findings, inference, learned=learned)
     if experiment.train is not None:
         _ = program.training_forward  # a step without a surrogate is noticed here
-    _check_data(program, learned)
-    if experiment.train is not None:
-        _check_training(program)
-    _check_export(program)
+    check_agreement(program, learned)
     findings.stop_on_errors()
     _check_budget(program, max_bytes)
     findings.stop_on_errors()
     advice.advise(program, findings)
     return program
-
-
-def _check_data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
-    data, findings = program.experiment.data, program.findings
-    if data is None:
-        return
-    unknown = False
-    for name, entry in data.names.items():
-        try:
-            program.prepared[name] = prepare(data, entry, program.dtype, learned)
-        except NotKnownYet:
-            unknown = True
-        except Refusal as refusal:
-            findings.add_refusal(refusal, entry.span)
-            unknown = True
-    check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
-    if data.split is not None:
-        stratify = getattr(data.split.params, "stratify", None)
-        if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
-            findings.add("E412", stratify.span, "no classes here", name=stratify.name, help="stratify by a data name with classes")
-    if unknown:
-        findings.stop_on_errors()
-
-
-def _check_training(program: Program) -> None:
-    experiment, findings = program.experiment, program.findings
-    train, section = program.train, experiment.train
-    assert train is not None
-    assert section is not None
-    data = experiment.data
-    known = program.targets()
-    missing = {t.name for t in (term.term.operands[1] for term in train.loss)} - known.keys()
-    waiting = data is not None and missing & data.names.keys()  # columns whose classes only the whole source tells
-    if not waiting and len(program.inference.outputs) == len(experiment.network.outputs):
-        objective = Objective(experiment.network, section, program.inference, known, findings, samples=1)
-        metrics = [m.key for m in objective.metrics()]
-        validated = data is not None and data.split is not None and data.split.params.validation > 0
-        for bound in (train.stop, train.goal):
-            if bound is None:
-                continue
-            monitor: Reference = bound.params.monitor
-            split, _, figure = monitor.name.partition(".")
-            if split not in ("train", "val", "test") or figure not in ("loss", *metrics):
-                choice = [f"val.{m}" for m in ("loss", *metrics)]
-                findings.add("E501", monitor.span, "no figure", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
-            elif split == "val" and not validated:
-                findings.add("E507", monitor.span, "there is no validation split", name=monitor.name,
-                             help="add split = random(train=80%, validation=10%, test=10%) to the data section")  # fmt: skip
-        if objective.needs_samples() and data is None:
-            findings.add("E506", section.at("penalty"), "how many training samples are there?", help="add a data section, or give the number as lambda itself")
-    paths = program.inference.parameters
-    parts = [(bound.params.part, "group") for bound in train.groups]
-    parts += [(part, "only") for part in (train.start.params.only if train.start else ())]
-    for part, _ in parts:
-        if not any(name == part.name or name.startswith(part.name + "/") for name in paths):
-            findings.add("E508", part.span, "no parameter", name=part.name, help=did_you_mean(part.name, [*paths, *(p.partition("/")[0] for p in paths)]))
-    if not findings.errors and not program.bundles:
-        findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
-                     problem="every parameter is frozen" if train.groups else "the network has no parameters")  # fmt: skip
-
-
-def _check_export(program: Program) -> None:
-    experiment, findings = program.experiment, program.findings
-    outputs = [o.name for o in experiment.network.outputs]
-    targets = {t.name: p.name for p, t in (term.term.operands for term in (program.train.loss if program.train else ()))}
-    seen: set[str] = set()
-    for reference in experiment.export.params.outputs:
-        if reference.name not in outputs and reference.name not in targets:
-            findings.add("E602", reference.span, name=reference.name, help=did_you_mean(reference.name, [*outputs, *targets]))
-        if reference.name in seen:
-            findings.add("E209", reference.span, "given before", name=reference.name, help="name every output once")
-        seen.add(reference.name)
-    file = experiment.export.params.file
-    if Path(file).name != file or not file.endswith(".onnx"):
-        findings.add("E603", experiment.export.at("file"), name=file, help='write a plain name such as "model.onnx"')
 
 
 def _check_budget(program: Program, max_bytes: int) -> None:
