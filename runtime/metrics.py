@@ -21,7 +21,7 @@ class Evaluator:
 
     def __init__(self, model: Model):
         self.evaluation: Evaluation = model.program.evaluation()
-        self.executor = Executor(self.evaluation.graph, model.variables, model.randomness, model.arena)
+        self.executor = Executor(self.evaluation.graph, model.known, model.randomness, model.arena)
         width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)
         self.batch = max(1, min(EVALUATION_BATCH, 16_000_000 // max(1, width)))  # keeps the arena small for wide networks
 

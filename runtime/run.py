@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -85,7 +85,8 @@ class Run:
             yield
         finally:
             if handle >= 0:
-                os.close(handle)
+                with suppress(OSError):
+                    os.close(handle)
 
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""
