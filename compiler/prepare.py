@@ -107,12 +107,11 @@ def decode(index: Value, column: Column) -> Value:
     """The class that an index stands for, in the type of the classes."""
     classes = column.classes
     assert classes is not None
-    text = bool(classes) and isinstance(classes[0], str)
-    if not text and classes == tuple(range(len(classes))):
+    if classes == tuple(range(len(classes))):
         return index
-    values = tuple(classes) if text else tuple(float(c) for c in classes)
-    default: Any = "" if text else 0.0
-    return apply("lookup", index, keys=tuple(range(len(classes))), values=values, default=default, dtype="string" if text else "float32")
+    dtype: str = next(d for kind, d in ((str, "string"), (int, "int64"), (int | float, "float32")) if all(isinstance(c, kind) for c in classes))
+    default: Any = {"string": "", "int64": 0, "float32": 0.0}[dtype]
+    return apply("lookup", index, keys=tuple(range(len(classes))), values=classes, default=default, dtype=dtype)
 
 
 def decision(prediction: Value, column: Column) -> Value:
