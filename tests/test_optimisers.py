@@ -301,7 +301,8 @@ SCHEDULES: list[tuple[str, str, list[float]]] = [
     ("step", "warmup(epochs=1) -> step(every=2, factor=0.1)", [0.125, 0.25, 0.375, 0.5]
      + [0.5 * 0.1 ** (i // 8) for i in range(36)]),
     # An epoch ends where it ends, also when the schedule began in its middle
-    ("exponential", "warmup(steps=2) -> exponential(decay=0.5)", [0.25, 0.5] + [0.5 * 0.5 ** (i // 4) for i in range(2, 40)]),
+    ("exponential", "warmup(steps=2) -> exponential(decay=0.5)", [0.25, 0.5]
+     + [0.5 * 0.5 ** (i // 4) for i in range(2, 40)]),
 ]  # fmt: skip
 
 
