@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .operation import Bound, Reference
 from .prepare import NotKnownYet, check_feeds, prepare
+from .program import Program
 from .training import Objective
-
-if TYPE_CHECKING:
-    from .pipeline import Program
 
 
 def check_agreement(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:

@@ -12,7 +12,7 @@ from math import prod
 
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
-from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin
+from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
 from .operation import Bound, Draw, Fan, Kind, Weighted, find
 from .source import Span
 
@@ -119,8 +119,6 @@ class LayerBuild:
         return apply("bernoulli", like, probability=probability, stream=self.stream)
 
     def depends_on_parameters(self, x: Value) -> bool:
-        from .ir import topological
-
         return any(v.op == "variable" for v in topological([x]))
 
 

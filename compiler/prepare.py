@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .diagnostics import Findings, Refusal
+from .diagnostics import Findings, Note, Refusal
 from .experiment import Data, DataName, InputTensor, Network
 from .ir import FLOATS, N, Shape, TensorType, Value, apply, constant, dims, origin
 from .operation import Column
@@ -138,8 +138,6 @@ def check_feeds(network: Network, prepared: Mapping[str, Prepared], data: Data, 
 
 
 def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:
-    from .diagnostics import Note
-
     have = f"{got.dtype}{dims(got.shape[1:])}"
     help = f"declare the input as {have}"
     if got.dtype == "string":

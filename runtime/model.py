@@ -321,7 +321,7 @@ class Model:
         """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
         from .export import export
 
-        return export(self, Path(path), rows)
+        return export(self.program.experiment, *self.serving(), Path(path), rows)
 
     def serving(self, outputs: tuple[str, ...] = (), *, decisions: bool = False, dtype: str = "float32") -> tuple[Graph, dict[str, Array]]:
         """The graph from raw columns to decoded outputs, and its variables."""
