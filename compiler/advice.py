@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .diagnostics import Findings
 from .experiment import Application, Network, Ref
-
-if TYPE_CHECKING:
-    from .pipeline import Program
+from .program import Program
 
 
 def advise(program: Program, findings: Findings) -> None:

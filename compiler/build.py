@@ -136,6 +136,9 @@ class Builder:
         if value in (float("inf"), float("-inf")):
             self.findings.add("E108", span, "larger than any float64", help="use a smaller exponent", number=digits)
             return syntax.Broken(span)
+        if value == 0 and any(c in "123456789" for c in digits.lower().partition("e")[0]):
+            self.findings.add("E108", span, "smaller than any float64, and not 0", help="write 0, or a larger number", number=digits)
+            return syntax.Broken(span)
         return syntax.Number(value / 100 if text.endswith("%") else value, span)
 
     def _string(self, tree):  # type: ignore[no-untyped-def]

@@ -7,7 +7,7 @@ from math import prod
 
 from .experiment import Ref
 from .ir import Shape, Value, concrete, dims
-from .pipeline import Program
+from .program import Program
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ label under the caret, the other places that matter, and the help.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .codes import CODES
@@ -47,6 +46,9 @@ class SpecError(Exception):
         super().__init__("\n" + "\n".join(render_text(d) for d in self.diagnostics))
 
 
+MAX_FOUND = 100  # what nobody reads is not worth finding: a file that is no spec at all
+
+
 class Refusal(Exception):
     """One mistake, raised where it is noticed and placed by whoever knows the place.
 
@@ -77,6 +79,7 @@ class Findings:
     def __init__(self, source: Source):
         self.source = source
         self.found: list[Diagnostic] = []
+        self._seen: set[tuple[str, str, Span | None, str]] = set()
 
     def add(
         self,
@@ -89,9 +92,26 @@ class Findings:
         **values: object,
     ) -> None:
         title = CODES[code].title.format(**values)
-        diagnostic = Diagnostic(code, title, span, label, tuple(notes), help, self.source)
-        if diagnostic not in self.found:
-            self.found.append(diagnostic)
+        key = code, title, span, label
+        if key in self._seen:  # a block that is used several times is wrong once
+            return
+        self._seen.add(key)
+        self.found.append(Diagnostic(code, title, span, label, tuple(notes), help, self.source))
+        if len(self._seen) >= MAX_FOUND:
+            self.stop_on_errors()
+
+    def note_since(self, start: int, note: Note) -> None:
+        """Add a place to what was found after the first `start` findings."""
+        for index in range(start, len(self.found)):
+            found = self.found[index]
+            if not found.notes:
+                self.found[index] = replace(found, notes=(note,))
+
+    def certainly_unused(self, name: str, mentions: Mapping[str, int]) -> bool:
+        """Whether what found no use of a name can be trusted. Beside an error that is so only where nothing else mentions the
+        name, nor an error takes it for what was meant.
+        """
+        return not self.errors or (mentions.get(name, 0) <= 1 and not any(f"`{name}`" in found.help for found in self.errors))
 
     def add_refusal(self, refusal: Refusal, span: Span | None, notes: Iterable[Note] = ()) -> None:
         """Record a refusal at its own span if it has one, else at the given one."""
@@ -115,6 +135,8 @@ class Findings:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known word to a misspelt one, or the empty string."""
+    from difflib import get_close_matches
+
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else ""
 

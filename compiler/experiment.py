@@ -55,6 +55,7 @@ class Network:
     inputs: tuple[InputTensor, ...]
     applications: tuple[Application, ...]
     outputs: tuple[Output, ...]
+    failed: frozenset[str] | None = frozenset()  # names of outputs that were refused; None where even the names are unknown
 
     def output(self, name: str) -> Output | None:
         return next((o for o in self.outputs if o.name == name), None)
@@ -123,18 +124,33 @@ class Section:
     params: Any
     spans: dict[str, Span]
     span: Span
+    failed: frozenset[str] = frozenset()  # keys that were refused; their values here are placeholders
 
     def at(self, key: str) -> Span:
         return self.spans.get(key, self.span)
 
 
 @dataclass(frozen=True)
+class Outline:
+    """What a data section says before its source is opened: its names, those that were refused, those that others start from."""
+
+    names: frozenset[str]
+    failed: frozenset[str]
+    bases: frozenset[str]
+    split: Bound | None
+    sound: bool  # whether nothing in the section was refused
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """A whole file. `train` holds TrainParams, `export` ExportParams."""
+    """A whole file. `train` holds TrainParams, `export` ExportParams. `data` is None without a data section, and where its
+    source is not open; `outline` is there wherever the section is.
+    """
 
     source: Source
     network: Network
     data: Data | None
     train: Section | None
     export: Section
+    outline: Outline | None
     overrides: dict[str, Any] = field(default_factory=dict)  # constants that --set or Python replaced

@@ -12,7 +12,7 @@ from math import prod
 
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
-from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin
+from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
 from .operation import Bound, Draw, Fan, Kind, Weighted, find
 from .source import Span
 
@@ -135,8 +135,6 @@ class LayerBuild:
         return apply("normal", like, stream=self.stream)
 
     def depends_on_parameters(self, x: Value) -> bool:
-        from .ir import topological
-
         return any(v.op == "variable" for v in topological([x]))
 
 
@@ -194,7 +192,7 @@ def _apply(application: Application, build: LayerBuild, network: Network, findin
                 result = bound.operation.function(build, *operands, bound.params)
     except Refusal as refusal:
         at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
-        notes = [Note(span, "in this block") for span in application.calls]
+        notes = [Note(span, "used here") for span in application.calls]
         if refusal.operand:
             first = next(o for o in application.operands if isinstance(o, Ref))
             place = network.inputs[first.output].span if first.application < 0 else network.applications[first.application].span

@@ -6,22 +6,21 @@ another. A second operation of one kind in a statement, in text order, gets `_2`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from . import syntax
-from .diagnostics import Findings, Note, did_you_mean
-from .experiment import Application, InputTensor, Network, Output, Ref
-from .operation import Kind, find, names
-from .ops.planned import PLANNED
-from .resolve import UNKNOWN, Deferred, Given, Resolver, Scope, Tensors, Unknown, _shown
+from .declare import input_tensor, introduce, is_layer
+from .diagnostics import Findings, Note, did_you_mean, suggestion
+from .experiment import Application, Network, Output, Ref
+from .operation import Kind, find
+from .resolve import Resolver
 from .source import Span
+from .values import UNKNOWN, Deferred, Given, Scope, Tensors, Unknown, shown
 
-MAX_APPLICATIONS = 50_000
+MAX_APPLICATIONS = 20_000
+MAX_EXPANSIONS = 5_000
 MAX_BLOCK_DEPTH = 20
-MAX_RANK = 8
-DTYPES = ("float32", "int64")
 _ARITHMETIC = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 
@@ -41,103 +40,73 @@ class Place:
 
 
 class TooLarge(Exception):
-    """More applications than a network may have; reported where it was noticed."""
+    """More layers or blocks than a network may have; reported where it was noticed."""
 
 
 class NetworkChecker:
-    def __init__(self, blocks: Iterable[syntax.Block], lets: Scope, findings: Findings):
+    def __init__(self, file: syntax.File, lets: Scope, findings: Findings):
         self.findings = findings
         self.resolver = Resolver(findings)
         self.lets = lets
+        self.mentions = file.mentions
+        self.broken = file.broken
         self.applications: list[Application] = []
         self.blocks: dict[str, syntax.Block] = {}
         self.used_blocks: set[str] = set()
-        for block in blocks:
-            self._introduce(block.name, self.blocks, "block")
-            self.blocks[block.name.text] = block
-            seen: dict[str, Any] = {}
+        self.expansions = 0
+        for block in file.blocks:
+            if introduce(findings, block.name, "block", self.blocks, lets):
+                self.blocks[block.name.text] = block
+            seen: set[str] = set()
             for parameter in block.parameters:
                 if parameter.name.text in seen:
-                    self.findings.add("E209", parameter.name.span, "given before", name=parameter.name.text, help="choose another name")
-                seen[parameter.name.text] = True
+                    findings.add("E209", parameter.name.span, "given before", name=parameter.name.text, help="choose another name")
+                seen.add(parameter.name.text)
 
     def check(self, network: syntax.Network) -> Network | None:
-        """The network's applications and outputs; None where its statements could not be followed to the end."""
+        """The network's sound inputs, applications and outputs; None where there are too many to go on."""
         scope = Scope(parent=self.lets)
         inputs = []
-        for index, given in enumerate(network.inputs):
-            self._introduce(given.name, scope.bindings, "input", scope)
-            declared = self._input(given)
+        for given in network.inputs:
+            new = introduce(self.findings, given.name, "input", scope.bindings, self.lets, self.blocks)
+            declared = input_tensor(self.resolver, given, self.lets)
+            if not new:
+                continue
+            scope.bindings[given.name.text] = Tensors((Ref(-1, len(inputs)),)) if declared else UNKNOWN
             if declared is not None:
                 inputs.append(declared)
-            scope.bindings[given.name.text] = Tensors((Ref(-1, index),)) if declared else UNKNOWN
         if not network.inputs:
-            self.findings.add("E215", network.span, name="the network", problem="has no input", help="write network(x: float32[4]) { ... }")
+            self.findings.add("E215", Span(network.span.start, network.span.start + len("network")), "nothing comes in", name="the network",
+                              problem="has no input", help="write network(x: float32[4]) { ... }")  # fmt: skip
         try:
             results = self._body(network.body, scope, Place(""), network.span, "network")
         except TooLarge:
             return None
-        self._unused(network.body, scope)
-        if results is None or len(inputs) < len(network.inputs):
-            return None
-        outputs = tuple(Output(name, refs.refs[0], span) for name, refs, span in results if isinstance(refs, Tensors))
-        if len(outputs) < len(results):
-            return None
-        checked = Network(network.name.text if network.name else "", tuple(inputs), tuple(self.applications), outputs)
-        reached = self._reached(checked)
-        for index, given in enumerate(network.inputs):
-            if Ref(-1, index) not in reached:
-                self.findings.add("E215", given.name.span, name=f"`{given.name.text}`", problem="reaches no output",
-                                  help="use it, or take it out of the network's inputs")  # fmt: skip
+        names = frozenset(name for name, _, _ in results or ())
+        outputs = tuple(Output(name, refs.refs[0], span) for name, refs, span in results or () if isinstance(refs, Tensors))
+        failed = names - {output.name for output in outputs} if results is not None else None
+        checked = Network(network.name.text if network.name else "", tuple(inputs), tuple(self.applications), outputs, failed)
+        if results is not None:
+            self._unused(network.body, scope)
+            self._unreached(network, checked)
         return checked
+
+    def _unreached(self, network: syntax.Network, checked: Network) -> None:
+        reached = self._reached(checked)
+        places = {given.name.text: given.name.span for given in reversed(network.inputs)}
+        for index, declared in enumerate(checked.inputs):
+            if Ref(-1, index) not in reached and self._certainly_unused(declared.name):
+                self.findings.add("E215", places[declared.name], name=f"`{declared.name}`", problem="reaches no output",
+                                  help="use it, or take it out of the network's inputs")  # fmt: skip
+
+    def _certainly_unused(self, name: str) -> bool:
+        """Whether what found no use of a name can be trusted: beside an error, only if nothing else mentions the name."""
+        return self.findings.certainly_unused(name, self.mentions)
 
     def report_unused_blocks(self) -> None:
         for name, block in self.blocks.items():
-            if name not in self.used_blocks:
+            if name not in self.used_blocks and self._certainly_unused(name):
                 self.findings.add("E213", block.name.span, name=name, help="use it, or remove it")
-
-    # Declarations
-
-    def _introduce(self, name: syntax.Identifier, known: dict[str, Any], what: str, scope: Scope | None = None) -> None:
-        text = name.text
-        if text in known:
-            self.findings.add("E209", name.span, "given before", name=text, help="choose another name")
-        elif find(Kind.LAYER, text) or text in PLANNED[Kind.LAYER] or text == "repeat":
-            self.findings.add("E210", name.span, f"a {what} may not be called like a layer or activation", name=text,
-                              what="a layer or activation", help=f"call it `{text}_` or `{text}ed`")  # fmt: skip
-        elif text in self.lets.bindings:
-            self.findings.add("E210", name.span, "nothing but a block's parameter hides a `let`", name=text, what="a `let`",
-                              help="choose another name")  # fmt: skip
-        elif scope is not None and text in self.blocks:
-            self.findings.add("E210", name.span, f"a {what} may not be called like a block", name=text, what="a block", help="choose another name")
-
-    def _input(self, given: syntax.Input) -> InputTensor | None:
-        dtype = given.type.dtype
-        if dtype.text not in DTYPES:
-            self.findings.add("E206", dtype.span, argument=given.name.text, expected="float32 or int64", help=did_you_mean(dtype.text, DTYPES))
-            return None
-        shape: list[int] = []
-        for node in given.type.dims:
-            value = self.resolver.evaluate(node, self.lets)
-            if value is UNKNOWN:
-                return None
-            if isinstance(value, Deferred):
-                self.findings.add("E201", node.span, name=_text(self.findings, node.span), help=did_you_mean(_text(self.findings, node.span), self.lets.bindings))
-                return None
-            if not isinstance(value, int) or isinstance(value, bool):
-                self.findings.add("E206", node.span, f"this is {_shown(value)}", argument="the length of an axis", expected="a whole number",
-                                  help="divide with `//` where a whole number is wanted")  # fmt: skip
-                return None
-            if not 1 <= value <= 2**31:
-                self.findings.add("E207", node.span, "the length of an axis", argument="the length of an axis", value=str(value),
-                                  bound="between 1 and 2^31", help="use a positive length")  # fmt: skip
-                return None
-            shape.append(value)
-        if len(shape) > MAX_RANK:
-            self.findings.add("E207", given.type.span, f"{len(shape)} axes", argument="the number of axes", value=str(len(shape)),
-                              bound=f"at most {MAX_RANK}", help="flatten some of them")  # fmt: skip
-            return None
-        return InputTensor(given.name.text, dtype.text, tuple(shape), given.type.span)
 
     # Statements
 
@@ -147,7 +116,7 @@ class NetworkChecker:
         """Evaluate statements into the scope; the results of the return."""
         results: list[tuple[str, Tensors | Unknown, Span]] | None = None
         for statement in body:
-            if results is not None:
+            if results is not None:  # what follows a return is not followed
                 again = isinstance(statement, syntax.Return)
                 self.findings.add("E224", statement.span, "this comes after it", what=what,
                                   help="join them: return a = x, b = y" if again else "put the return last")  # fmt: skip
@@ -155,12 +124,17 @@ class NetworkChecker:
             if isinstance(statement, syntax.Return):
                 results = self._return(statement, scope, at)
                 continue
+            known = set(scope.bindings)
+            first = statement.names[0].text
+            value = self._value(statement.value, scope, self._inside(at, f"{first} again" if first in known else first))
             for name in statement.names:
-                self._introduce(name, scope.bindings, "statement", scope)
-            value = self._value(statement.value, scope, self._inside(at, statement.names[0].text))
+                if not introduce(self.findings, name, "statement", known, self.lets, self.blocks):
+                    value = UNKNOWN
+                known.add(name.text)
             self._assign(statement, value, scope)
         if results is None:
-            self.findings.add("E223", span, what=what, help="end it with `return name = tensor`")
+            self.findings.add("E223", Span(span.start, span.start + len(what)), f"no `return` in this {what}", what=what,
+                              help="end it with `return name = tensor`")  # fmt: skip
         return results
 
     def _inside(self, at: Place, statement: str) -> Place:
@@ -169,11 +143,12 @@ class NetworkChecker:
     def _assign(self, statement: syntax.Assignment, value: Any, scope: Scope) -> None:
         tensors = self._tensors(value, statement.value)
         if isinstance(tensors, Tensors) and len(tensors.refs) != len(statement.names):
-            self.findings.add("E225", statement.span, f"{len(statement.names)} names", found=len(tensors.refs),
-                              help=f"write {', '.join('abcdefgh'[: len(tensors.refs)])} = ...")  # fmt: skip
+            wanted = ", ".join("abcdefgh"[: len(tensors.refs)]) if len(tensors.refs) <= 8 else "a, b, ..."
+            self.findings.add("E225", statement.names[0].span.to(statement.names[-1].span), f"for {len(statement.names)} names", found=len(tensors.refs),
+                              help=f"write {wanted} = ...")  # fmt: skip
             tensors = UNKNOWN
         for index, name in enumerate(statement.names):
-            scope.bindings[name.text] = Tensors((tensors.refs[index],)) if isinstance(tensors, Tensors) else UNKNOWN
+            scope.bindings.setdefault(name.text, Tensors((tensors.refs[index],)) if isinstance(tensors, Tensors) else UNKNOWN)
 
     def _return(self, statement: syntax.Return, scope: Scope, at: Place) -> list[tuple[str, Tensors | Unknown, Span]]:
         results: list[tuple[str, Tensors | Unknown, Span]] = []
@@ -182,7 +157,7 @@ class NetworkChecker:
             if result.name is None and len(statement.results) > 1:
                 self.findings.add("E226", result.span, help="write return a = x, b = y")
             if result.name is not None:
-                self._introduce(result.name, {r[0]: 0 for r in results} | scope.bindings, "output", scope)
+                introduce(self.findings, result.name, "output", {r[0] for r in results} | scope.bindings.keys(), self.lets, self.blocks)
             value = self._tensors(self._value(result.value, scope, self._inside(at, name)), result.value)
             if isinstance(value, Tensors) and len(value.refs) != 1:
                 self._several(result.value.span, value)
@@ -196,21 +171,15 @@ class NetworkChecker:
             return value
         if isinstance(value, Deferred) and isinstance(value.expression, syntax.Name):
             name = value.expression.text
-            if find(Kind.LAYER, name) or name in self.blocks:
+            if name in self.broken:
+                return UNKNOWN
+            if is_layer(name) or name in self.blocks:
                 self.findings.add("E227", node.span, f"`{name}` is an operation", found="an operation", help=f"write x -> {name}")
             else:
-                self.findings.add("E201", node.span, name=name, help=did_you_mean(name, self._visible(value.scope)))
+                self.findings.add("E201", node.span, name=name, help=did_you_mean(name, [*value.scope.visible(), *self.blocks]))
             return UNKNOWN
-        self.findings.add("E227", node.span, f"this is {_shown(value)}", found=_shown(value), help="a statement gives a tensor; constants are `let`s")
+        self.findings.add("E227", node.span, f"this is {shown(value)}", found=shown(value), help="a statement gives a tensor; constants are `let`s")
         return UNKNOWN
-
-    @staticmethod
-    def _visible(scope: Scope | None) -> list[str]:
-        found: list[str] = []
-        while scope is not None:
-            found += scope.bindings
-            scope = scope.parent
-        return found
 
     def _several(self, span: Span, value: Tensors) -> None:
         self.findings.add("E225", span, "one tensor is wanted here", found=len(value.refs), help="name them: a, b = ...")
@@ -250,15 +219,17 @@ class NetworkChecker:
         total = values[0]
         for (op, part), value in zip(node.rest, values[1:], strict=True):
             if not isinstance(total, Tensors) and not isinstance(value, Tensors):
-                if op in ("/", "//") and value == 0:
-                    self.findings.add("E219", part.span, "this is 0", help="divide by another number")
-                    return UNKNOWN
-                total = {"+": total + value, "-": total - value, "*": total * value}.get(op) if op in "+-*" else total / value
-                continue
-            if op == "//":
+                total = self.resolver.combine(op, total, value, part.span, node.span)
+            elif op == "//":
                 self.findings.add("E218", part.span, "`//` is for whole numbers", help="divide tensors with `/`")
                 return UNKNOWN
-            total = self._arithmetic(op, total, value, node.span, at)
+            elif op == "/" and not isinstance(value, Tensors) and value == 0:
+                self.findings.add("E219", part.span, "this is 0", help="divide by another number")
+                return UNKNOWN
+            else:
+                total = self._arithmetic(op, total, value, node.span, at)
+            if total is UNKNOWN:
+                return UNKNOWN
         return total
 
     def _arithmetic(self, op: str, a: Any, b: Any, span: Span, at: Place) -> Tensors | Unknown:
@@ -274,10 +245,13 @@ class NetworkChecker:
         operands = tuple(v.refs[0] if isinstance(v, Tensors) else float(v) for v in (a, b))
         return self._add(Application(bound, operands, at.name(word), span, at.calls))
 
-    def _add(self, application: Application) -> Tensors:
+    def _add(self, application: Application) -> Tensors | Unknown:
         if len(self.applications) >= MAX_APPLICATIONS:
             self.findings.add("E307", application.span, f"more than {MAX_APPLICATIONS:,} layers", what="the network", help="repeat fewer blocks")
             raise TooLarge
+        if any(isinstance(operand, float) and abs(operand) > 3.4e38 for operand in application.operands):
+            self.findings.add("E219", application.span, "a constant larger than any float32", help="use smaller numbers")
+            return UNKNOWN
         self.applications.append(application)
         index = len(self.applications) - 1
         outputs = application.bound.operation.outputs(application.bound.params)
@@ -294,9 +268,10 @@ class NetworkChecker:
                 self.findings.add("E227", node.span, "its arguments are given already", found="a finished call", help=f"write -> {name.text}")
                 return UNKNOWN
             return self._apply(bound.expression, bound.scope, at, piped)
-        if bound is not None:
+        # Its place says that an operation is meant: a number or a tensor of the same name is no obstacle.
+        if bound is not None and not is_layer(name.text) and name.text not in self.blocks:
             if bound is not UNKNOWN:
-                self.findings.add("E202", name.span, f"this is {_shown(bound)}", name=name.text, kind=Kind.LAYER.value,
+                self.findings.add("E202", name.span, f"this is {shown(bound)}", name=name.text, kind=Kind.LAYER.value,
                                   help="right of `->` and before `(` stands an operation or a block")  # fmt: skip
             return UNKNOWN
         if name.text == "repeat":
@@ -304,16 +279,12 @@ class NetworkChecker:
         path = at.name(name.text)
         given = [Given(None, piped, node.span)] if piped is not None else []
         if isinstance(node, syntax.Call):
-            given += [Given(a.name, self._argument(a.value, scope, at), a.value.span) for a in node.arguments]
+            given += [Given(a.name, self._argument(a.value, scope, at), a.value.span, a.value) for a in node.arguments]
         if name.text in self.blocks:
             return self._expand(self.blocks[name.text], node, given, path, at)
-        if find(Kind.LAYER, name.text) is None and name.text not in PLANNED[Kind.LAYER] and self.blocks:
-            known = [*names(Kind.LAYER), *self.blocks, "repeat"]
-            if not any(find(k, name.text) for k in Kind):
-                self.findings.add("E202", name.span, "no layer, activation or block", name=name.text, kind=Kind.LAYER.value,
-                                  help=did_you_mean(name.text, known))  # fmt: skip
-                return UNKNOWN
-        operation = self.resolver.operation(Kind.LAYER, name)
+        if name.text in self.broken:
+            return UNKNOWN
+        operation = self.resolver.operation(Kind.LAYER, name, [*self.blocks, "repeat"])
         if operation is None:
             return UNKNOWN
         leading: list[Ref | float] = []
@@ -326,10 +297,9 @@ class NetworkChecker:
                 poisoned = True
                 leading.append(0.0)
                 continue
-            if len(value.refs) != 1:
-                if operation.operands is not None:
-                    self._several(node.span, value)
-                    return UNKNOWN
+            if len(value.refs) != 1 and operation.operands is not None:
+                self._several(node.span, value)
+                return UNKNOWN
             leading += value.refs
         least = 2 if operation.operands is None else operation.operands
         if len(leading) < least and not poisoned:
@@ -361,7 +331,7 @@ class NetworkChecker:
             case syntax.Chain(first=first, rest=rest):
                 return any(self._gives_tensor(part, scope) for part in (first, *(part for _, part in rest)))
             case syntax.Call(name=name, arguments=arguments):
-                known = name.text == "repeat" or name.text in self.blocks or find(Kind.LAYER, name.text) is not None
+                known = is_layer(name.text) or name.text in self.blocks
                 return known and any(a.name is None and self._gives_tensor(a.value, scope) for a in arguments)
         return False
 
@@ -377,7 +347,7 @@ class NetworkChecker:
         count = self.resolver.evaluate(arguments[0].value, scope)
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             if count is not UNKNOWN:
-                self.findings.add("E206", arguments[0].span, f"this is {_shown(count)}", argument="the count", expected="a whole number of at least 1",
+                self.findings.add("E206", arguments[0].span, f"this is {shown(count)}", argument="the count", expected="a whole number of at least 1",
                                   help="write x -> repeat(3, block(64))")  # fmt: skip
             return UNKNOWN
         body = arguments[1].value
@@ -389,22 +359,29 @@ class NetworkChecker:
             value = self._apply(body, scope, at, value)
             if value is UNKNOWN:
                 break
+            if isinstance(value, Tensors) and len(value.refs) != 1:
+                self._several(body.span, value)
+                return UNKNOWN
         return value
 
     def _expand(self, block: syntax.Block, node: syntax.Name | syntax.Call, given: list[Given], path: str, at: Place) -> Any:
         """The block's statements with its parameters bound, under the path of the call."""
         name = block.name.text
         self.used_blocks.add(name)
+        self.expansions += 1
+        if self.expansions > MAX_EXPANSIONS:
+            self.findings.add("E307", node.span, f"more than {MAX_EXPANSIONS:,} uses of blocks", what="the network", help="repeat fewer blocks")
+            raise TooLarge
         called = Note(block.name.span, "the block")
         if name in at.active:
-            self.findings.add("E216", node.span, "a block may not contain itself", name=name, notes=(called,), help="write the copies out, or use repeat")
+            self.findings.add("E216", node.span, "a block may not contain itself", name=name, notes=(called,), help="stack copies with `repeat(3, block)` where the block is used")
             return UNKNOWN
         if len(at.active) >= MAX_BLOCK_DEPTH:
             self.findings.add("E104", node.span, f"blocks inside more than {MAX_BLOCK_DEPTH} blocks", help="use fewer levels of blocks")
             return UNKNOWN
         parameters = {p.name.text: p for p in block.parameters}
         scope = Scope(parent=self.lets)
-        sound = True
+        sound, meant = True, set[str]()
         for place, argument in enumerate(given):
             if argument.name is None and place >= len(block.parameters):
                 self.findings.add("E205", argument.span, f"`{name}` takes {len(block.parameters)}", operation=name, notes=(called,),
@@ -413,8 +390,9 @@ class NetworkChecker:
             key = block.parameters[place].name.text if argument.name is None else argument.name.text
             if key not in parameters:
                 assert argument.name is not None
-                self.findings.add("E203", argument.name.span, f"no parameter of `{name}`", name=key, operation=name, notes=(called,),
+                self.findings.add("E203", argument.name.span, "", name=key, operation=name, notes=(called,), thing="parameter",
                                   help=did_you_mean(key, parameters))  # fmt: skip
+                meant.add(suggestion(key, parameters))
                 sound = False
             elif key in scope.bindings:
                 self.findings.add("E221", argument.span, "given before", argument=key, help="keep one of them")
@@ -428,18 +406,23 @@ class NetworkChecker:
         for key, parameter in parameters.items():
             if key not in scope.bindings:
                 if parameter.default is None:
-                    self.findings.add("E204", node.span, f"give {key}", operation=name, argument=key, notes=(called,), help=f"write {name}({key}=...)")
                     sound = False
+                    if key not in meant:
+                        self.findings.add("E204", node.span, f"give {key}", operation=name, argument=f"`{key}`", notes=(called,),
+                                          help=f"write {name}({key}=...)")  # fmt: skip
                 else:
                     scope.bindings[key] = self.resolver.evaluate(parameter.default, self.lets)
         if not sound or any(v is UNKNOWN for v in scope.bindings.values()):
             return UNKNOWN
         inner = Place(name if block.shared else path, (*at.calls, node.span), (*at.active, name))
+        before = len(self.findings.found)
         results = self._body(block.body, scope, inner, block.span, "block")
-        self._unused(block.body, scope)
-        for key, parameter in parameters.items():
-            if key not in scope.used:
-                self.findings.add("E222", parameter.name.span, name=key, help="use it, or remove it")
+        self.findings.note_since(before, Note(node.span, "used here"))
+        if results is not None:
+            self._unused(block.body, scope)
+            for key, parameter in parameters.items():
+                if key not in scope.used and self._certainly_unused(key):
+                    self.findings.add("E222", parameter.name.span, name=key, help="use it, or take it out of the block")
         if results is None or any(isinstance(value, Unknown) for _, value, _ in results):
             return UNKNOWN
         return Tensors(tuple(value.refs[0] for _, value, _ in results if isinstance(value, Tensors)))
@@ -450,7 +433,8 @@ class NetworkChecker:
         for statement in body:
             if isinstance(statement, syntax.Assignment):
                 for name in statement.names:
-                    if name.text not in scope.used and scope.bindings.get(name.text) is not UNKNOWN:
+                    unused = name.text not in scope.used and scope.bindings.get(name.text, UNKNOWN) is not UNKNOWN
+                    if unused and self._certainly_unused(name.text):
                         self.findings.add("E222", name.span, name=name.text, help="use it, or remove the statement")
 
     @staticmethod
@@ -466,7 +450,3 @@ class NetworkChecker:
             if ref.application >= 0:
                 stack += [o for o in network.applications[ref.application].operands if isinstance(o, Ref)]
         return reached
-
-
-def _text(findings: Findings, span: Span) -> str:
-    return findings.source.text[span.start : span.end]

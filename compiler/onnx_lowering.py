@@ -173,14 +173,16 @@ _LABEL_DEFAULTS = {"string": "string", "int64": "int64", "float32": "float"}
 
 def _lookup(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """LabelEncoder of the standard ai.onnx.ml operators: strings have no other way to become numbers."""
-    a = value.attributes
-    source = value.operands[0].dtype
+    a, source = value.attributes, value.operands[0].dtype
+    (x,) = inputs
+    if source in ("uint8", "bool"):  # it takes int64 alone
+        x, source = emit.node("Cast", x, to="int64"), "int64"
     attributes = {
         f"keys_{_LABEL_KINDS[source]}": list(a["keys"]),
         f"values_{_LABEL_KINDS[value.dtype]}": list(a["values"]),
         f"default_{_LABEL_DEFAULTS[value.dtype]}": a["default"],
     }
-    return emit.node("LabelEncoder", inputs[0], domain="ai.onnx.ml", **attributes)
+    return emit.node("LabelEncoder", x, domain="ai.onnx.ml", **attributes)
 
 
 def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:

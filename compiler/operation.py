@@ -231,10 +231,13 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """Where a stage of a schedule stands: its length is `steps` if nothing shortens it."""
+    """Where a stage of a schedule stands: its length is `steps` if nothing shortens it, and it begins `offset` steps after
+    the beginning of an epoch.
+    """
 
     steps_per_epoch: int
     steps: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from .. import grammar
 from . import syntax
 from .build import Builder
-from .diagnostics import Findings, did_you_mean, suggestion
+from .diagnostics import Findings, suggestion
 from .source import Source, Span
 
 MAX_BYTES = 200_000
@@ -189,7 +189,7 @@ class _Reader:
             # A keyword at the start of a line, where only a statement could stand, ends an item whose bracket was forgotten.
             follows = tokens[index + 1].type if index + 1 < len(tokens) else ""
             forgotten = opened and token.column == 1 and before is not None and before.type not in ("COMMA", "LPAR") and follows != "EQUAL"
-            if not index or (starts_item and (not opened or forgotten)):
+            if not index or (starts_item and follows != "DOT" and (not opened or forgotten)):
                 starts.append(index)
                 opened = []
             if token.type in _OPENING:
@@ -221,7 +221,8 @@ class _Reader:
             self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=help)
 
     def _break(self, group: list[Token]) -> None:
-        """Remember the name of an item that cannot be used."""
+        """Remember the keyword and the name of an item that cannot be used."""
+        self.broken.add(str(group[0]))
         self.broken.update(str(t) for t in group[:3] if t.type == "NAME")
         if not self.findings.errors:
             raise AssertionError("what is left out has been reported")

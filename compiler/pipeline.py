@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from . import advice, training
+from . import advice
+from .agree import check_agreement
 from .check import check
-from .diagnostics import Findings, Refusal, did_you_mean
-from .experiment import Experiment, TrainParams
-from .ir import ITEM_BYTES, Graph
-from .lower import MAX_BYTES, Forward, lower
-from .operation import Reference
+from .diagnostics import Findings
+from .lower import MAX_BYTES, lower
 from .parse import parse
-from .passes import optimised
-from .plan import plan
-from .prepare import NotKnownYet, Prepared, check_feeds, prepare
+from .program import Program
 from .schema import Schema
 from .source import Source
-from .training import Bundle, Evaluation, Objective, Step, Target
+
+__all__ = ["Program", "analyse", "read"]
 
 
 def read(path: Path, name: str | None = None) -> Source:
@@ -36,114 +30,6 @@ def read(path: Path, name: str | None = None) -> Source:
         findings.add("E401", None, str(error.strerror), path=str(path), help="give the path of a .nn file")
     findings.stop_on_errors()
     raise AssertionError("unreachable")
-
-
-@dataclass
-class Program:
-    """A checked experiment with its graphs, each made when it is first asked for."""
-
-    experiment: Experiment
-    findings: Findings
-    inference: Forward
-    prepared: dict[str, Prepared] = field(default_factory=dict)  # by data name; empty without a data section
-    learned: Mapping[str, tuple[Any, ...]] | None = None
-
-    @property
-    def train(self) -> TrainParams | None:
-        return self.experiment.train.params if self.experiment.train else None
-
-    @property
-    def dtype(self) -> str:
-        return self.inference.dtype
-
-    def frozen(self, path: str) -> bool:
-        group = training.group_of(self.experiment, path)
-        return group is not None and group.frozen
-
-    def rate(self, path: str) -> float:
-        group = training.group_of(self.experiment, path)
-        return 1.0 if group is None else group.rate
-
-    @cached_property
-    def training_forward(self) -> Forward:
-        return lower(self.experiment.network, self.findings, training=True, dtype=self.dtype, frozen=self.frozen)
-
-    @cached_property
-    def inference_graph(self) -> Graph:
-        return optimised(Graph(dict(self.inference.outputs)), inference=True)
-
-    @cached_property
-    def bundles(self) -> tuple[Bundle, ...]:
-        decay = self.train is not None and self.train.optimizer.params.weight_decay > 0
-        return training.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay)
-
-    def targets(self) -> dict[str, Target]:
-        """The types of the loss's targets: the data section's, or a default for free ones."""
-        assert self.train is not None
-        found = {}
-        for name, entry in self.prepared.items():
-            value = entry.column.value
-            found[name] = Target(value.dtype, tuple(d for d in value.shape[1:] if isinstance(d, int)), entry.column.classes, entry.inverse)
-        if self.experiment.data is None:
-            found |= training.free_targets(self.train, self.inference)
-        return found
-
-    def objective(self, forward: Forward, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Objective:
-        """The loss over a forward graph; raises SpecError where prediction and target do not fit."""
-        assert self.experiment.train is not None
-        chosen = self.targets() if targets is None else targets
-        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, self.findings, samples)
-        self.findings.stop_on_errors()
-        if samples is None and made.needs_samples():
-            self.findings.add("E506", self.experiment.train.at("penalty"), "how many training samples are there?",
-                              help="add a data section, or give the number as lambda itself")  # fmt: skip
-            self.findings.stop_on_errors()
-        return made
-
-    def evaluation(self, targets: Mapping[str, Target] | None = None) -> Evaluation:
-        return training.evaluation(self.objective(self.inference, targets, samples=1))
-
-    def gradients(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
-        return training.gradient_graph(self.objective(self.training_forward, targets, samples))
-
-    def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
-        return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
-
-    def needs_data(self) -> bool:
-        """Whether a model of this program depends on rows: on what a data step learns, or on how many rows train."""
-        data = self.experiment.data
-        if data is None:
-            return False
-        learns = any(step.bound.operation.extra.get("learns") for name in data.names.values() for step in name.steps)
-        return learns or (self.train is not None and self.objective(self.inference, samples=1).needs_samples())
-
-    @property
-    def parameter_bytes(self) -> int:
-        return sum(prod(p.shape) for p in self.inference.parameters.values()) * ITEM_BYTES[self.dtype]
-
-    def training_bytes(self, n: int) -> int:
-        """Bytes of all arrays that a step on n samples keeps at once: parameters, state, batch and arena."""
-        step = self.step(samples=1)
-        slots = sum(kind.nbytes(1) for kind in step.slots.values())
-        return plan(step.graph, n).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
-
-    def inference_bytes(self, n: int) -> int:
-        """Bytes of all arrays that a prediction for n samples keeps at once."""
-        graph = self.inference_graph
-        return plan(graph, n).arena_bytes + self._input_bytes(graph, n) + self.parameter_bytes
-
-    @staticmethod
-    def _input_bytes(graph: Graph, n: int) -> int:
-        return sum(value.type.nbytes(n) for value in graph.leaves("input").values())
-
-    @property
-    def batch(self) -> int:
-        """Samples in a step; 1 without a train section or where only the whole source tells."""
-        if self.train is None:
-            return 1
-        data = self.experiment.data
-        rows = data.schema.rows if data is not None else None
-        return self.train.batch if isinstance(self.train.batch, int) else rows or 1
 
 
 def analyse(
@@ -171,90 +57,12 @@ def analyse(
     program = Program(experiment, findings, inference, learned=learned)
     if experiment.train is not None:
         _ = program.training_forward  # a step without a surrogate is noticed here
-    _check_data(program, learned)
-    if experiment.train is not None:
-        _check_training(program)
-    _check_export(program)
+    check_agreement(program, learned)
     findings.stop_on_errors()
     _check_budget(program, max_bytes)
     findings.stop_on_errors()
     advice.advise(program, findings)
     return program
-
-
-def _check_data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
-    data, findings = program.experiment.data, program.findings
-    if data is None:
-        return
-    unknown = False
-    for name, entry in data.names.items():
-        try:
-            program.prepared[name] = prepare(data, entry, program.dtype, learned)
-        except NotKnownYet:
-            unknown = True
-        except Refusal as refusal:
-            findings.add_refusal(refusal, entry.span)
-            unknown = True
-    check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
-    if data.split is not None:
-        stratify = getattr(data.split.params, "stratify", None)
-        if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
-            findings.add("E412", stratify.span, "no classes here", name=stratify.name, help="stratify by a data name with classes")
-    if unknown:
-        findings.stop_on_errors()
-
-
-def _check_training(program: Program) -> None:
-    experiment, findings = program.experiment, program.findings
-    train, section = program.train, experiment.train
-    assert train is not None
-    assert section is not None
-    data = experiment.data
-    known = program.targets()
-    missing = {t.name for t in (term.term.operands[1] for term in train.loss)} - known.keys()
-    waiting = data is not None and missing & data.names.keys()  # columns whose classes only the whole source tells
-    if not waiting and len(program.inference.outputs) == len(experiment.network.outputs):
-        objective = Objective(experiment.network, section, program.inference, known, findings, samples=1)
-        metrics = [m.key for m in objective.metrics()]
-        validated = data is not None and data.split is not None and data.split.params.validation > 0
-        for bound in (train.stop, train.goal):
-            if bound is None:
-                continue
-            monitor: Reference = bound.params.monitor
-            split, _, figure = monitor.name.partition(".")
-            if split not in ("train", "val", "test") or figure not in ("loss", *metrics):
-                choice = [f"val.{m}" for m in ("loss", *metrics)]
-                findings.add("E501", monitor.span, "no figure", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
-            elif split == "val" and not validated:
-                findings.add("E507", monitor.span, "there is no validation split", name=monitor.name,
-                             help="add split = random(train=80%, validation=10%, test=10%) to the data section")  # fmt: skip
-        if objective.needs_samples() and data is None:
-            findings.add("E506", section.at("penalty"), "how many training samples are there?", help="add a data section, or give the number as lambda itself")
-    paths = program.inference.parameters
-    parts = [(bound.params.part, "group") for bound in train.groups]
-    parts += [(part, "only") for part in (train.start.params.only if train.start else ())]
-    for part, _ in parts:
-        if not any(name == part.name or name.startswith(part.name + "/") for name in paths):
-            findings.add("E508", part.span, "no parameter", name=part.name, help=did_you_mean(part.name, [*paths, *(p.partition("/")[0] for p in paths)]))
-    if not findings.errors and not program.bundles:
-        findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
-                     problem="every parameter is frozen" if train.groups else "the network has no parameters")  # fmt: skip
-
-
-def _check_export(program: Program) -> None:
-    experiment, findings = program.experiment, program.findings
-    outputs = [o.name for o in experiment.network.outputs]
-    targets = {t.name: p.name for p, t in (term.term.operands for term in (program.train.loss if program.train else ()))}
-    seen: set[str] = set()
-    for reference in experiment.export.params.outputs:
-        if reference.name not in outputs and reference.name not in targets:
-            findings.add("E602", reference.span, name=reference.name, help=did_you_mean(reference.name, [*outputs, *targets]))
-        if reference.name in seen:
-            findings.add("E209", reference.span, "given before", name=reference.name, help="name every output once")
-        seen.add(reference.name)
-    file = experiment.export.params.file
-    if Path(file).name != file or not file.endswith(".onnx"):
-        findings.add("E603", experiment.export.at("file"), name=file, help='write a plain name such as "model.onnx"')
 
 
 def _check_budget(program: Program, max_bytes: int) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .diagnostics import Findings, Refusal
+from .diagnostics import Findings, Note, Refusal
 from .experiment import Data, DataName, InputTensor, Network
-from .ir import N, Shape, TensorType, Value, apply, constant, dims, origin
+from .ir import FLOATS, N, Shape, TensorType, Value, apply, constant, dims, origin
 from .operation import Column
 from .source import Span
 
@@ -49,7 +49,7 @@ class Prepared:
 def raw_type(data: Data, name: DataName, dtype: str) -> TensorType:
     """The type of the raw column or columns that feed a data name."""
     column = data.schema.columns[name.columns[0]]
-    kind = dtype if column.dtype == "float" else column.dtype
+    kind = dtype if column.dtype in ("float", *FLOATS) else column.dtype
     if not name.single:
         return TensorType(dtype, (N, len(name.columns)))
     return TensorType(kind, (N, *column.shape))
@@ -107,12 +107,11 @@ def decode(index: Value, column: Column) -> Value:
     """The class that an index stands for, in the type of the classes."""
     classes = column.classes
     assert classes is not None
-    text = bool(classes) and isinstance(classes[0], str)
-    if not text and classes == tuple(range(len(classes))):
+    if classes == tuple(range(len(classes))):
         return index
-    values = tuple(classes) if text else tuple(float(c) for c in classes)
-    default: Any = "" if text else 0.0
-    return apply("lookup", index, keys=tuple(range(len(classes))), values=values, default=default, dtype="string" if text else "float32")
+    dtype: str = next(d for kind, d in ((str, "string"), (int, "int64"), (int | float, "float32")) if all(isinstance(c, kind) for c in classes))
+    default: Any = {"string": "", "int64": 0, "float32": 0.0}[dtype]
+    return apply("lookup", index, keys=tuple(range(len(classes))), values=classes, default=default, dtype=dtype)
 
 
 def decision(prediction: Value, column: Column) -> Value:
@@ -139,8 +138,6 @@ def check_feeds(network: Network, prepared: Mapping[str, Prepared], data: Data, 
 
 
 def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:
-    from .diagnostics import Note
-
     have = f"{got.dtype}{dims(got.shape[1:])}"
     help = f"declare the input as {have}"
     if got.dtype == "string":

@@ -1,80 +1,26 @@
 """Arguments: from expressions to the validated parameters of an operation.
 
-An expression evaluates to a number, a boolean, a quoted string, a tuple, a tensor, or stays deferred: a word or a call
-whose meaning depends on the place where it stands. The field of the parameter model says which kind is meant there.
+The field of a parameter model says how an argument is read: as a number, a word, a name, or as operations of a kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cache
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from . import syntax
 from .diagnostics import Findings, did_you_mean, suggestion
-from .experiment import Ref
-from .operation import Bound, Kind, Of, Operation, Params, Reference, Refers, Weighted, find, names
+from .fields import argument_fields, describe, marker_of, tuple_of_marked, words_of
+from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
 from .ops.planned import PLANNED, PLANNED_ARGUMENTS
 from .source import Span
+from .values import UNKNOWN, Deferred, Given, Quoted, Scope, Tensors, Unknown, a, shown
 
-
-class Quoted(str):
-    """A string that stood in quotes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """A word, a call or a sum of calls, to be read by the kind that its place wants."""
-
-    expression: syntax.Expression
-    scope: Scope
-
-
-@dataclass(frozen=True, slots=True)
-class Tensors:
-    """One tensor, or the several results of one call."""
-
-    refs: tuple[Ref, ...]
-
-
-class Unknown:
-    """The value of something already reported: everything that uses it stays silent."""
-
-
-UNKNOWN = Unknown()
-
-
-@dataclass
-class Scope:
-    """Names in force: `let` constants outside, block parameters and statements inside."""
-
-    bindings: dict[str, Any] = field(default_factory=dict)
-    parent: Scope | None = None
-    used: set[str] = field(default_factory=set)
-
-    def find(self, name: str) -> Any:
-        """The value, marking the name as used; None where there is none."""
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.bindings:
-                scope.used.add(name)
-                return scope.bindings[name]
-            scope = scope.parent
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An argument with its evaluated value and its place."""
-
-    name: syntax.Identifier | None
-    value: Any
-    span: Span
+_SECTIONS = frozenset(("train", "export"))
+LARGEST = 1e300
 
 
 class Resolver:
@@ -95,8 +41,7 @@ class Resolver:
             case syntax.Text(value=value):
                 return Quoted(value)
             case syntax.List(items=items):
-                values = tuple(self.evaluate(item, scope) for item in items)
-                return UNKNOWN if any(v is UNKNOWN for v in values) else values
+                return self._list(items, scope)
             case syntax.Name(text=text):
                 found = scope.find(text)
                 return Deferred(expression, scope) if found is None else found
@@ -104,62 +49,86 @@ class Resolver:
                 value = self.evaluate(operand, scope)
                 if isinstance(value, bool | str | tuple | Tensors):
                     return self._no_number(operand, value)
-                return value if isinstance(value, Unknown) else Deferred(expression, scope) if isinstance(value, Deferred) else -value
+                if isinstance(value, Deferred):
+                    return Deferred(expression, scope)
+                return value if isinstance(value, Unknown) else -value
             case syntax.Chain():
                 return self._arithmetic(expression, scope)
         return Deferred(expression, scope)
+
+    def _list(self, items: tuple[syntax.Expression, ...], scope: Scope) -> Any:
+        values = []
+        for item in items:
+            value = self.evaluate(item, scope)
+            if isinstance(value, tuple):
+                self.findings.add("E206", item.span, "this is a list", argument="an item of a list", expected="a single value",
+                                  help="write one flat list: [a, b, c]")  # fmt: skip
+                value = UNKNOWN
+            values.append(value)
+        return UNKNOWN if any(v is UNKNOWN for v in values) else tuple(values)
 
     def _arithmetic(self, chain: syntax.Chain, scope: Scope) -> Any:
         total = self.evaluate(chain.first, scope)
         values = [(op, node, self.evaluate(node, scope)) for op, node in chain.rest]
         everything = [(chain.first, total), *((node, value) for _, node, value in values)]
-        if any(isinstance(v, Deferred | Tensors) for _, v in everything):
-            return Deferred(chain, scope)
         if any(v is UNKNOWN for _, v in everything):
             return UNKNOWN
+        if any(isinstance(v, Deferred | Tensors) for _, v in everything):
+            return Deferred(chain, scope)
         for node, value in everything:
             if isinstance(value, bool | str | tuple):
                 return self._no_number(node, value)
         for op, node, value in values:
-            if op in ("/", "//") and value == 0:
-                self.findings.add("E219", node.span, "this is 0", help="divide by another number")
-                return UNKNOWN
-            try:
-                total = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
-                         "/": lambda a, b: a / b, "//": lambda a, b: a // b}[op](total, value)  # fmt: skip
-            except OverflowError:
-                total = float("inf")
-            if abs(total) > 1e300:
-                self.findings.add("E219", chain.span, "too large for a number", help="use smaller numbers")
+            total = self.combine(op, total, value, node.span, chain.span)
+            if total is UNKNOWN:
                 return UNKNOWN
         return total
 
+    def combine(self, op: str, left: Any, right: Any, divisor: Span, whole: Span) -> Any:
+        """`left op right` of two numbers; UNKNOWN after a report."""
+        if op in ("/", "//") and right == 0:
+            self.findings.add("E219", divisor, "this is 0", help="divide by another number")
+            return UNKNOWN
+        try:
+            result = {"+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right,
+                      "/": lambda: left / right, "//": lambda: left // right}[op]()  # fmt: skip
+        except OverflowError:
+            result = float("inf")
+        if abs(result) > LARGEST:
+            self.findings.add("E219", whole, f"larger than {LARGEST:g}", help="use smaller numbers")
+            return UNKNOWN
+        return result
+
     def _no_number(self, node: syntax.Expression, value: Any) -> Unknown:
-        self.findings.add("E218", node.span, f"this is {_shown(value)}", help="arithmetic is for numbers and for tensors")
+        self.findings.add("E218", node.span, f"this is {shown(value)}", help="arithmetic is for numbers and for tensors")
         return UNKNOWN
 
-    # Arguments
+    # Operations
 
     def given(self, call: syntax.Name | syntax.Call, scope: Scope) -> list[Given]:
         """The arguments of a call, evaluated."""
         if isinstance(call, syntax.Name):
             return []
-        return [Given(a.name, self.evaluate(a.value, scope), a.value.span) for a in call.arguments]
+        return [Given(x.name, self.evaluate(x.value, scope), x.value.span, x.value) for x in call.arguments]
 
-    def operation(self, kind: Kind, name: syntax.Name) -> Operation | None:
-        """The operation of that name, or a report of why there is none."""
+    def operation(self, kind: Kind, name: syntax.Name, also: Iterable[str] = ()) -> Operation | None:
+        """The operation of that name, or a report of why there is none; `also` are further names that could be meant."""
         found = find(kind, name.text)
         if found is not None:
             return found
         if name.text in PLANNED.get(kind, ()):
-            self.findings.add("E217", name.span, help=f"this version has {', '.join(names(kind)[:8])}", what=f"the {kind.value} `{name.text}`")
+            self.findings.add("E217", name.span, "a word of the language", what=f"the {kind.value} `{name.text}`",
+                              help=f"this version has {', '.join(names(kind))}")  # fmt: skip
             return None
+        known = [*names(kind), *also]
         others = [k for k in Kind if k is not kind and (find(k, name.text) or name.text in PLANNED.get(k, ()))]
         if others:
-            help = f"`{name.text}` is a word for: {', '.join(k.value for k in others)}; {did_you_mean(name.text, names(kind))}"
+            label = f"this is {' and '.join(a(k.value) for k in others)}"
+            close = suggestion(name.text, known)
+            help = f"did you mean `{close}`?" if close else f"write {a(kind.value)} there, such as {', '.join(names(kind)[:4])}"
         else:
-            help = did_you_mean(name.text, [*names(kind), *PLANNED.get(kind, ())])
-        self.findings.add("E202", name.span, f"no {kind.value}", help=help, name=name.text, kind=kind.value)
+            label, help = f"no {kind.value} has this name", did_you_mean(name.text, [*known, *PLANNED.get(kind, ())])
+        self.findings.add("E202", name.span, label, help=help, name=name.text, kind=kind.value)
         return None
 
     def call(self, kind: Kind, node: syntax.Expression, scope: Scope) -> Bound | None:
@@ -170,21 +139,33 @@ class Resolver:
             value = scope.find(node.text)
             if isinstance(value, Deferred):
                 return self.call(kind, value.expression, value.scope)
+            if value is UNKNOWN:
+                return None
             if value is not None:
-                self.findings.add("E206", node.span, f"this is {_shown(value)}", argument=node.text, expected=f"a {kind.value}",
-                                  help=did_you_mean("", names(kind)))  # fmt: skip
+                self._wants_operation(node.span, kind, f"`{node.text}` is {shown(value)} here")
                 return None
         if not isinstance(node, syntax.Name | syntax.Call):
-            self.findings.add("E206", node.span, argument="this", expected=f"a {kind.value}", help=did_you_mean("", names(kind)))
+            value = self.evaluate(node, scope)
+            if value is not UNKNOWN:
+                self._wants_operation(node.span, kind, f"this is {shown(value)}")
             return None
         name = node if isinstance(node, syntax.Name) else node.name
         operation = self.operation(kind, name)
         if operation is None:
+            self.given(node, scope)
             return None
-        given = self.given(node, scope)
+        # Inside column(s) names are the source's columns, whatever else they are called like.
+        given = self.given(node, Scope() if kind is Kind.COLUMN else scope)
         operands, given = self._references(operation, given, node.span)
+        if operands is None:
+            return None
         bound = self.bind(operation, node.span, given)
-        return None if bound is None or operands is None else Bound(operation, bound.params, node.span, bound.spans, operands)
+        return None if bound is None else Bound(operation, bound.params, node.span, bound.spans, operands)
+
+    def _wants_operation(self, span: Span, kind: Kind, label: str) -> None:
+        known = names(kind)
+        example = f", such as {', '.join(known[:4])}" if known else ""
+        self.findings.add("E206", span, label, argument="this", expected=a(kind.value), help=f"write {a(kind.value)}{example}")
 
     def _references(self, operation: Operation, given: list[Given], span: Span) -> tuple[tuple[Reference, ...] | None, list[Given]]:
         """The leading names of a loss, a metric or a column selection."""
@@ -192,19 +173,27 @@ class Resolver:
             return (), given
         leading: list[Reference] = []
         while len(leading) < len(given) and (operation.operands is None or len(leading) < operation.operands):
-            reference = self._reference(given[len(leading)])
-            if reference is None or given[len(leading)].name is not None:
+            first = given[len(leading)]
+            reference = self._reference(first)
+            if first.value is UNKNOWN:
+                return None, given
+            if reference is None or first.name is not None:
                 break
             leading.append(reference)
         wanted = operation.operands
-        if operation.kind is Kind.METRIC and len(leading) < 2:
+        if operation.kind is Kind.METRIC and not leading:
             return (), given
-        if wanted is not None and len(leading) < wanted or not leading:
-            what = {Kind.LOSS: "(prediction, target)", Kind.COLUMN: "(name)"}[operation.kind]
-            self.findings.add("E204", span, f"write {operation.name}{what}", operation=operation.name,
-                              argument={Kind.LOSS: "prediction and target", Kind.COLUMN: "column"}[operation.kind],
-                              help="name an output and a data name" if operation.kind is Kind.LOSS else "name columns of the source")  # fmt: skip
-            return None, given[len(leading) :]
+        if (wanted is not None and len(leading) < wanted) or not leading:
+            rest = given[len(leading) :]
+            wrong = rest[0] if rest and rest[0].name is None else None
+            example = "(name)" if operation.kind is Kind.COLUMN else "(prediction, target)"
+            what = "a column" if operation.kind is Kind.COLUMN else "a prediction and a target"
+            if wrong is not None:
+                self.findings.add("E206", wrong.span, f"this is {shown(wrong.value)}", argument="this", expected="a name",
+                                  help=f"write {operation.name}{example}")  # fmt: skip
+            else:
+                self.findings.add("E204", span, "", operation=operation.name, argument=what, help=f"write {operation.name}{example}")
+            return None, rest
         return tuple(leading), given[len(leading) :]
 
     @staticmethod
@@ -216,48 +205,11 @@ class Resolver:
             return Reference(value.expression.text, given.span)
         return None
 
+    # Arguments
+
     def bind(self, operation: Operation, span: Span, given: list[Given]) -> Bound | None:
         """Check names, types and ranges of arguments against the parameter model; None where something is wrong."""
-        fields = argument_fields(operation.params)
-        open_ended = operation.params.model_config.get("extra") == "allow"
-        positional = [name for name, f in fields.items() if not f.kw_only]
-        values: dict[str, Any] = {}
-        spans: dict[str, Span] = {}
-        sound = True
-        for place, argument in enumerate(given):
-            if argument.name is None:
-                if place >= len(positional):
-                    takes = f"takes {len(positional)}" if positional else "takes none"
-                    self.findings.add("E205", argument.span, f"`{operation.name}` {takes} without a name", operation=operation.name,
-                                      help=f"its arguments are {', '.join(fields)}" if fields else "remove it")  # fmt: skip
-                    return None
-                name, at = positional[place], argument.span
-            else:
-                name, at = argument.name.text, argument.name.span.to(argument.span)
-                if name not in fields and not open_ended:
-                    sound = False
-                    if name in PLANNED_ARGUMENTS.get((operation.kind, operation.name), ()):
-                        self.findings.add("E217", argument.name.span, help="leave it out", what=f"the argument `{name}` of {operation.name}")
-                    else:
-                        known = list(fields)
-                        help = did_you_mean(name, known) if known else f"`{operation.name}` takes no arguments"
-                        self.findings.add("E203", argument.name.span, f"no argument of `{operation.name}`", help=help, name=name,
-                                          operation=operation.name)  # fmt: skip
-                    continue
-            if name in values:
-                self.findings.add("E221", at, "given before", help="keep one of them", argument=name)
-                sound = False
-                continue
-            value = argument.value if open_ended and name not in fields else self._coerce(argument, name, fields[name])
-            if open_ended and name not in fields:
-                value = _plain(value)
-            sound = sound and value is not UNKNOWN
-            values[name], spans[name] = value, at
-        for name, f in fields.items():
-            if f.is_required() and name not in values:
-                self.findings.add("E204", span, f"give {name}: {f.description}", operation=operation.name, argument=name,
-                                  help=f"write {operation.name}({name}=...)")  # fmt: skip
-                sound = False
+        values, spans, sound = self.arguments(operation, span, given)
         if not sound:
             return None
         try:
@@ -265,7 +217,79 @@ class Resolver:
         except ValidationError as error:
             self._report(operation, error, values, spans, span)
             return None
+        for name, idle, why in _IDLE:
+            if name in values and idle(operation, params):
+                self.findings.add("E228", spans[name], why, argument=f"`{name}`", help=f"leave {name} out")
+                return None
         return Bound(operation, params, span, spans)
+
+    def bind_section(self, operation: Operation, span: Span, given: list[Given]) -> tuple[dict[str, Any], dict[str, Span], frozenset[str]]:
+        """The sound keys of a section with their places, and the names of the others, which were reported."""
+        values, spans, _ = self.arguments(operation, span, given)
+        failed = {name for name, value in values.items() if value is UNKNOWN}
+        kept = {name: value for name, value in values.items() if name not in failed}
+        try:
+            operation.params(**kept)
+        except ValidationError as error:
+            missing = {str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"}
+            wrong = self._report(operation, error, kept, spans, span, ignore=missing)
+            failed |= missing | wrong
+            kept = {name: value for name, value in kept.items() if name not in wrong}
+        return kept, spans, frozenset(failed)
+
+    def arguments(self, operation: Operation, span: Span, given: list[Given]) -> tuple[dict[str, Any], dict[str, Span], bool]:
+        """Values and places by name. A wrong value is UNKNOWN; the last result says whether all is right."""
+        fields = argument_fields(operation.params)
+        open_ended = operation.params.model_config.get("extra") == "allow"
+        positional = [name for name, f in fields.items() if not f.kw_only]
+        values: dict[str, Any] = {}
+        spans: dict[str, Span] = {}
+        unknown: list[str] = []
+        sound = True
+        for place, argument in enumerate(given):
+            if argument.name is None:
+                if place >= len(positional):
+                    self._too_many(operation, argument, len(positional), fields)
+                    sound = False
+                    continue
+                name, at = positional[place], argument.span
+            else:
+                name, at = argument.name.text, argument.name.span.to(argument.span)
+                if name not in fields and not open_ended:
+                    self._unknown_argument(operation, argument.name, fields)
+                    unknown.append(name)
+                    sound = False
+                    continue
+            if name in values:
+                self.findings.add("E221", at, "given before", help="keep one of them", argument=name)
+                sound = False
+                continue
+            value = self._coerce(argument, name, fields[name]) if name in fields else _plain(argument.value)
+            sound = sound and value is not UNKNOWN
+            values[name], spans[name] = value, at
+        meant = {suggestion(name, fields) for name in unknown}
+        for name, f in fields.items():
+            if f.is_required() and name not in values and name not in meant:
+                example = f"{name} = ..." if operation.name in _SECTIONS else f"{operation.name}({name}=...)"
+                self.findings.add("E204", span, f"give {name}: {f.description}", operation=operation.name, argument=f"`{name}`",
+                                  help=f"write {example}")  # fmt: skip
+                sound = False
+        return values, spans, sound
+
+    def _too_many(self, operation: Operation, argument: Given, takes: int, fields: dict[str, FieldInfo]) -> None:
+        named = [name for name, f in fields.items() if f.kw_only]
+        label = f"it takes {takes or 'none'} without a name"
+        help = f"name it: one of {', '.join(named)}" if named else "leave it out"
+        self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
+
+    def _unknown_argument(self, operation: Operation, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
+        thing = "key" if operation.name in _SECTIONS else "argument"
+        if name.text in PLANNED_ARGUMENTS.get((operation.kind, operation.name), ()):
+            self.findings.add("E217", name.span, "a word of the language", help="leave it out", what=f"the argument `{name.text}` of {operation.name}")
+            return
+        known = list(fields)
+        help = did_you_mean(name.text, known) if known else f"`{operation.name}` takes no arguments: leave it out"
+        self.findings.add("E203", name.span, "", help=help, name=name.text, operation=operation.name, thing=thing)
 
     # One field
 
@@ -276,34 +300,40 @@ class Resolver:
             return UNKNOWN
         if isinstance(marker, Of):
             many = tuple_of_marked(info)
-            return self._bounds(given, marker) if not many else self._each(given, lambda g: self._bounds(g, marker))
+            return self._bounds(given, name, marker) if not many else self._each(given, name, lambda g: self._bounds(g, name, marker))
         if isinstance(marker, Refers):
             if tuple_of_marked(info):
-                return self._each(given, self._referred)
-            return self._referred(given)
+                return self._each(given, name, lambda g: self._referred(g, name))
+            return self._referred(given, name)
         words, quoted = words_of(info.annotation)
+        if isinstance(given.node, syntax.Name) and given.node.text in words:
+            return given.node.text
         return self._word(value, given.span, name, words, quoted, info)
 
-    def _each(self, given: Given, read: Any) -> Any:
+    def _each(self, given: Given, name: str, read: Callable[[Given], Any]) -> Any:
         """A list written as a list of names or calls."""
         if not isinstance(given.value, tuple):
-            self.findings.add("E206", given.span, f"this is {_shown(given.value)}", argument="this", expected="a list", help="write it in brackets: [a, b]")
+            text = self._text(given.span)
+            example = f"[{text}]" if len(text) < 40 else "[a, b]"
+            self.findings.add("E206", given.span, f"this is {shown(given.value)}", argument=name, expected="a list", help=f"write it in brackets: {example}")
             return UNKNOWN
         found = [read(Given(None, v, v.expression.span if isinstance(v, Deferred) else given.span)) for v in given.value]
         return UNKNOWN if any(f is UNKNOWN for f in found) else tuple(found)
 
-    def _referred(self, given: Given) -> Any:
+    def _referred(self, given: Given, name: str) -> Any:
         reference = self._reference(given)
         if reference is None:
-            self.findings.add("E206", given.span, f"this is {_shown(given.value)}", argument="this", expected="a name", help="write a name, or a string")
+            self.findings.add("E206", given.span, f"this is {shown(given.value)}", argument=name, expected="a name", help=f"write {name}=name, or a string")
             return UNKNOWN
         return reference
 
-    def _bounds(self, given: Given, marker: Of) -> Any:
+    def _bounds(self, given: Given, name: str, marker: Of) -> Any:
         value = given.value
         if not isinstance(value, Deferred):
-            self.findings.add("E206", given.span, f"this is {_shown(value)}", argument="this", expected=f"a {marker.kind.value}",
-                              help=did_you_mean("", names(marker.kind)))  # fmt: skip
+            known = names(marker.kind)
+            example = f", such as {', '.join(known[:4])}" if known else ""
+            self.findings.add("E206", given.span, f"this is {shown(value)}", argument=name, expected=a(marker.kind.value),
+                              help=f"write {a(marker.kind.value)}{example}")  # fmt: skip
             return UNKNOWN
         if marker.many:
             terms = self._terms(value.expression, value.scope, marker.kind, 1.0)
@@ -334,72 +364,100 @@ class Resolver:
                 value = self.evaluate(part, scope)
                 if value is UNKNOWN:
                     return None
-                if isinstance(value, int | float) and not isinstance(value, bool) and (op == "*" or op == "/" and value):
+                if isinstance(value, int | float) and not isinstance(value, bool) and (op == "*" or (op == "/" and value)):
                     weight = weight * value if op == "*" else weight / value
                 elif isinstance(value, Deferred) and op == "*" and term is None:
                     term = part
                 else:
-                    self.findings.add("E206", part.span, argument="this", expected=f"a number times a {kind.value}",
+                    self.findings.add("E206", part.span, f"this is {shown(value)}", argument="a term", expected=f"a number times {a(kind.value)}",
                                       help=f"write 0.5 * {names(kind)[0]}(...)")  # fmt: skip
                     return None
             if term is not None:
                 return self._terms(term, scope, kind, weight)
+        if isinstance(node, syntax.Name):
+            value = scope.find(node.text)
+            if isinstance(value, Deferred) and not isinstance(value.expression, syntax.Name):
+                return self._terms(value.expression, value.scope, kind, weight)
         bound = self.call(kind, node, scope)
         return None if bound is None else [Weighted(weight, bound)]
 
     def _word(self, value: Any, span: Span, name: str, words: tuple[str, ...], quoted: bool, info: FieldInfo) -> Any:
         """A constant for a field that holds numbers, booleans, words, strings or lists of these."""
+        expected = describe(info.annotation)
         if isinstance(value, tuple):
             items = tuple(self._word(v, span, name, words, quoted, info) for v in value)
             return UNKNOWN if any(i is UNKNOWN for i in items) else items
         if isinstance(value, Deferred):
-            text = _word_text(value.expression)
+            node, text = value.expression, _word_text(value.expression)
             if text in words:
                 return text
-            close = suggestion(text, words) if text else ""
-            help = f"did you mean `{close}`?" if close else f"give {describe(info.annotation)}"
-            if quoted and text:
-                help = f'write it in quotes: "{text}"'
-            self.findings.add("E208", value.expression.span, help=help, argument=name, word=text or "this")
+            if not text:
+                self.findings.add("E206", node.span, f"this is {shown(value)}", argument=name, expected=expected, help=f"give {expected}")
+            elif quoted:
+                self.findings.add("E208", node.span, help=f'write it in quotes: "{text}"', argument=name, word=text)
+            elif words:
+                close = suggestion(text, [*words, *value.scope.visible()])
+                self.findings.add("E208", node.span, help=f"did you mean `{close}`?" if close else f"give {expected}", argument=name, word=text)
+            else:
+                known = value.scope.visible()
+                close = suggestion(text, known)
+                help = f"did you mean `{close}`?" if close else f"{name} is {expected}: write one, or a `let` of that name"
+                self.findings.add("E201", node.span, help=help, name=text)
             return UNKNOWN
         if isinstance(value, Quoted):
             if quoted:
                 return str(value)
-            help = f"write it without quotes: {value}" if value in words else f"give {describe(info.annotation)}"
-            self.findings.add("E206", span, "this is a string", argument=name, expected=describe(info.annotation), help=help)
+            help = f"write it without quotes: {value}" if value in words else f"give {expected}"
+            self.findings.add("E206", span, "this is a string", argument=name, expected=expected, help=help)
             return UNKNOWN
         if isinstance(value, Tensors):
-            self.findings.add("E206", span, "this is a tensor", argument=name, expected=describe(info.annotation), help="arguments are constants")
+            self.findings.add("E206", span, "this is a tensor", argument=name, expected=expected, help=f"give {expected}: arguments are constants")
             return UNKNOWN
         return value
 
-    def _report(self, operation: Operation, error: ValidationError, values: dict[str, Any], spans: dict[str, Span], span: Span) -> None:
-        """Pydantic's findings in the language's words, one for each argument."""
+    def _report(
+        self, operation: Operation, error: ValidationError, values: dict[str, Any], spans: dict[str, Span], span: Span, ignore: Iterable[str] = ()
+    ) -> set[str]:
+        """Pydantic's findings in the language's words, one for each argument; the names of the arguments."""
         fields = argument_fields(operation.params)
         reported: set[str] = set()
         for item in sorted(error.errors(), key=lambda e: e["type"] in _TYPE_ERRORS):
             name = str(item["loc"][0])
-            if name in reported:
+            if name in reported or name in ignore:
                 continue
             reported.add(name)
             at, value, context = spans.get(name, span), values.get(name), item.get("ctx") or {}
             bound = _BOUNDS.get(item["type"])
             if bound is not None:
                 limit = bound.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()})
-                self.findings.add("E207", at, f"{name} must be {limit}", argument=name, value=_shown(value), bound=limit,
-                                  help=f"{name}: {fields[name].description}")  # fmt: skip
+                least = context.get("ge", context.get("le"))
+                help = f"use {name}={least:g}, or {'more' if 'ge' in context else 'less'}" if least is not None else f"give a number {limit}"
+                if not isinstance(value, int | float):
+                    help = f"give {name}: {fields[name].description}"
+                self.findings.add("E207", at, f"{name}: {fields[name].description}", argument=name, value=shown(value), bound=limit, help=help)
                 continue
             assert item["type"] in _TYPE_ERRORS, f"pydantic's {item['type']} has no words of ours"
             expected = describe(fields[name].annotation)
             help = f"give {expected}"
-            if isinstance(value, float) and "whole number" in expected and "/" in self._text(at):
-                help = "divide with `//` where a whole number is wanted"
-            self.findings.add("E206", at, f"this is {_shown(value)}", argument=name, expected=expected, help=help)
+            if isinstance(value, float) and "whole number" in expected and "number or" not in expected:
+                whole = self._text(at)
+                if "/" in whole and "//" not in whole:
+                    help = "divide with `//` where a whole number is wanted"
+                elif value.is_integer() and abs(value) < 1e15:
+                    help = f"write {name}={int(value)}"
+            self.findings.add("E206", at, f"this is {shown(value)}", argument=name, expected=expected, help=help)
+        return reported
 
     def _text(self, span: Span) -> str:
         return self.findings.source.text[span.start : span.end]
 
 
+# Arguments that another one makes idle: what has no effect is an error, like everything that would be ignored.
+_IDLE: tuple[tuple[str, Callable[[Operation, Any], bool], str], ...] = (
+    ("bias_init", lambda operation, p: not p.bias, "bias=false leaves no bias to start"),
+    ("rate", lambda operation, p: operation.kind is Kind.GROUP and p.frozen, "what is frozen has no learning rate"),
+    ("value", lambda operation, p: operation.name == "impute" and p.strategy != "constant", "only impute(constant) takes it"),
+)
 _BOUNDS = {
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
@@ -412,60 +470,9 @@ _BOUNDS = {
     "finite_number": "finite",
 }
 _TYPE_ERRORS = frozenset(
-    "int_type float_type bool_type string_type literal_error tuple_type none_required is_instance_of missing int_from_float "
-    "dataclass_type dataclass_exact_type".split()
-)
-
-
-@cache
-def argument_fields(params: type[Params]) -> dict[str, FieldInfo]:
-    """The fields by the name that the language gives them."""
-    return {info.alias or name: info for name, info in params.model_fields.items()}
-
-
-def _annotations(annotation: Any) -> Iterator[Any]:
-    """The annotation and everything inside it."""
-    yield annotation
-    if get_origin(annotation) is not Literal:
-        for part in get_args(annotation):
-            yield from _annotations(part)
-
-
-def marker_of(info: FieldInfo) -> Of | Refers | None:
-    """The mark on a field, or on the items of a list."""
-    for mark in (*info.metadata, *(m for a in _annotations(info.annotation) if get_origin(a) is Annotated for m in a.__metadata__)):
-        if isinstance(mark, Of | Refers):
-            return mark
-    return None
-
-
-def tuple_of_marked(info: FieldInfo) -> bool:
-    """Whether the mark stands on the items of a list rather than on the field."""
-    return not any(isinstance(m, Of | Refers) for m in info.metadata)
-
-
-def words_of(annotation: Any) -> tuple[tuple[str, ...], bool]:
-    """The bare words that a field takes, and whether it takes quoted strings."""
-    words = tuple(w for a in _annotations(annotation) if get_origin(a) is Literal for w in get_args(a))
-    return words, any(a is str for a in _annotations(annotation))
-
-
-def describe(annotation: Any) -> str:
-    """What a field takes, in words."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return describe(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        parts = [describe(a) for a in get_args(annotation) if a is not NoneType]
-        return " or ".join(dict.fromkeys(parts))
-    if origin is Literal:
-        return "one of " + ", ".join(get_args(annotation)) if len(get_args(annotation)) > 1 else f"`{get_args(annotation)[0]}`"
-    if origin is tuple:
-        inner = get_args(annotation)
-        if len(inner) == 2 and inner[1] is not Ellipsis:
-            return "a pair [a, b]"
-        return f"a list of {describe(inner[0]).removeprefix('a ')}s"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string in quotes"}.get(annotation, "a value")
+    ("int_type", "float_type", "bool_type", "string_type", "literal_error", "tuple_type", "none_required", "is_instance_of", "missing",
+     "int_from_float", "dataclass_type", "dataclass_exact_type")
+)  # fmt: skip
 
 
 def _word_text(node: syntax.Expression) -> str:
@@ -474,7 +481,7 @@ def _word_text(node: syntax.Expression) -> str:
         return node.text
     if isinstance(node, syntax.Chain) and isinstance(node.first, syntax.Number) and len(node.rest) == 1:
         op, right = node.rest[0]
-        if isinstance(right, syntax.Name):
+        if isinstance(right, syntax.Name) and right.text == "samples":
             return f"{node.first.value}{op}{right.text}"
     return ""
 
@@ -483,26 +490,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_plain(v) for v in value)
     return str(value) if isinstance(value, Quoted) else value
-
-
-def _shown(value: Any) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'the string "{value}"' if len(value) < 30 else "a string"
-        case int() | float():
-            return f"{value:g}" if isinstance(value, float) else str(value)
-        case tuple():
-            return "a list"
-        case Tensors():
-            return "a tensor"
-        case Deferred(expression=syntax.Name(text=text)):
-            return f"the word `{text}`"
-        case Deferred():
-            return "a call"
-        case Bound():
-            return f"the {value.operation.kind.value} `{value.name}`"
-    return "something else"
-
-

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .diagnostics import Refusal
+from .diagnostics import Refusal, suggestion
 
 WHOLE_BYTES = 8_000_000  # `nnc check` reads whole columns of files up to this size
 MAX_CATEGORIES = 100_000
@@ -57,8 +57,6 @@ class Files:
             raise Refusal("E410", label="it is a directory", path=name, help="name a file in it")
         if not path.is_file():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            from .diagnostics import suggestion
-
             close = suggestion(path.name, near)
             help = f"did you mean `{Path(name).with_name(close)}`?" if close else "give the directory that holds it with --data-root"
             raise Refusal("E401", label=f"looked in {path.parent}", path=name, help=help)

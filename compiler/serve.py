@@ -11,8 +11,8 @@ from .diagnostics import Findings
 from .ir import Graph, Value, origin, substitute
 from .lower import lower
 from .passes import optimised
-from .pipeline import Program
 from .prepare import decision, prepare
+from .program import Program
 from .training import pairs
 
 

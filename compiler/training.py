@@ -377,7 +377,7 @@ def rates(train: TrainParams, steps_per_epoch: int) -> Callable[[int], float]:
     stages: list[tuple[int, Callable[[int], float]]] = []
     start = 0
     for bound in train.schedule:
-        stage = bound.operation.function(bound.params, lr, Clock(steps_per_epoch, max(1, everything - start)))
+        stage = bound.operation.function(bound.params, lr, Clock(steps_per_epoch, max(1, everything - start), start % steps_per_epoch))
         stages.append((start, stage.rate))
         start += stage.steps if stage.steps is not None else everything - start
 

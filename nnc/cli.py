@@ -121,7 +121,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _silence() -> None:
     """Nothing more is written to an output that takes nothing; without this Python tries again at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(sys.stdout, TextIOWrapper):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

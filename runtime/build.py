@@ -12,7 +12,6 @@ from nnc.compiler.experiment import Experiment
 from nnc.compiler.schema import Files
 
 from .data.dataset import load
-from .export import export
 from .files import TEMPORARY, digest_of, refuse, write_json, write_text
 from .kernels import Array
 from .machine import versions
@@ -73,7 +72,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
         start_from(model, train.start, Files(root))
     write_json(manifest, {"inputs": None, "files": {}})  # whose directory this is, should the rest not be written
     written = [program.experiment.export.params.file]
-    export(model, target / written[0], rows)
+    model.export_onnx(target / written[0], rows)
     if train is not None:
         n = train.batch if isinstance(train.batch, int) else samples or 1
         write_text(target / "plan.txt", plan.show(plan.plan(model.stepper().graph, n)) + "\n")

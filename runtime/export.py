@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from nnc.compiler.diagnostics import Findings
 from nnc.compiler.experiment import Experiment
@@ -18,19 +18,16 @@ from .kernels import Array, Randomness
 from .machine import versions
 from .verification import ABSOLUTE, RELATIVE, EngineRefusal, verification_rows, verify
 
-if TYPE_CHECKING:
-    from .model import Model
-
 MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the nodes take some of it
 
 
-def export(model: Model, path: Path, rows: Mapping[str, Array] | None = None) -> dict[str, Any]:
-    """Write the ONNX file; the verification's report. E601 and no file where the engines disagree.
+def export(
+    experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], path: Path, rows: Mapping[str, Array] | None = None
+) -> dict[str, Any]:
+    """Write the ONNX file of a serving graph and its variables; the verification's report. E601 and no file where the engines disagree.
 
     `rows` are raw rows, by input name; without them the verification has edge rows alone.
     """
-    experiment = model.program.experiment
-    graph, arrays = model.serving()
     folded, constants = fold(graph, arrays)
     size = sum(constants[name].nbytes for name in folded.leaves("variable"))
     if size > MOST_BYTES:

@@ -165,5 +165,5 @@ def _content(path: Path) -> bytes:
 
 
 def _metadata(data: bytes) -> dict[str, Any]:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = dict(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
     return dict(header.get("__metadata__", {}))

@@ -426,7 +426,10 @@ def _pick(value: Value, n: int, randomness: Randomness) -> Kernel:
 
 
 def _lookup(value: Value, n: int, randomness: Randomness) -> Kernel:
-    table = dict(zip(value.attributes["keys"], value.attributes["values"], strict=True))
+    keys = value.attributes["keys"]
+    if value.operands[0].dtype == "float32":  # 0.1 is another number there
+        keys = np.array(keys, np.float32).tolist()
+    table = dict(zip(keys, value.attributes["values"], strict=True))
     default = value.attributes["default"]
 
     def lookup(x: Array, out: Array) -> None:

@@ -22,7 +22,7 @@ class Evaluator:
 
     def __init__(self, model: Model):
         self.evaluation: Evaluation = model.program.evaluation()
-        self.executor = Executor(self.evaluation.graph, model.variables, model.randomness, model.arena)
+        self.executor = Executor(self.evaluation.graph, model.known, model.randomness, model.arena)
         outputs = self.evaluation.graph.outputs
         self.collected = [name for name, value in outputs.items() if any(isinstance(d, Batch) for d in value.shape)]
         width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping
 from math import isfinite, prod
 from pathlib import Path
@@ -74,6 +75,7 @@ class Model:
         self.randomness = Randomness(seed)
         self.arena = Arena()
         self.variables: dict[str, Array] = {}
+        self.known: Mapping[str, Array] = ChainMap(self.variables, self.learned)  # metrics need the way back to a column's units
         self._allocate()
         self._draw()
         self._targets: dict[str, Target] | None = None
@@ -123,7 +125,7 @@ class Model:
 
     def _executor(self, key: str, graph: Graph) -> Executor:
         if key not in self._executors:
-            self._executors[key] = Executor(graph, self.variables, self.randomness, self.arena)
+            self._executors[key] = Executor(graph, self.known, self.randomness, self.arena)
         return self._executors[key]
 
     def _fresh(self, batch: Mapping[str, Array]) -> None:
@@ -319,13 +321,12 @@ class Model:
         """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
         from .export import export
 
-        return export(self, Path(path), rows)
+        return export(self.program.experiment, *self.serving(), Path(path), rows)
 
     def serving(self, outputs: tuple[str, ...] = (), *, decisions: bool = False, dtype: str = "float32") -> tuple[Graph, dict[str, Array]]:
         """The graph from raw columns to decoded outputs, and its variables."""
         graph = serving_graph(self.program, outputs, decisions=decisions, dtype=dtype)
-        known = self.variables | self.learned
-        return graph, {name: known[name].astype(dtype) for name in graph.leaves("variable")}
+        return graph, {name: self.known[name].astype(dtype) for name in graph.leaves("variable")}
 
 
 class TrainingFailure(SpecError):

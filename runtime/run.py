@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +28,7 @@ import numpy as np
 
 from .data.dataset import Dataset
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
+from .machine import environment
 from .model import Model, load_with
 
 fcntl: ModuleType | None
@@ -85,7 +86,8 @@ class Run:
             yield
         finally:
             if handle >= 0:
-                os.close(handle)
+                with suppress(OSError):
+                    os.close(handle)
 
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""
@@ -142,8 +144,6 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 def begin(run: Run, model: Model, data: Dataset, spec_path: str, data_root: Path) -> None:
     """Write what is known before the first step."""
-    from .machine import environment
-
     text = model.program.experiment.source.text
     rows = json.dumps(_kept(data.raw, data.splits.get("test", data.splits["train"])))
     about = {

@@ -253,3 +253,160 @@ def test_exporting_prints_nothing(tmp_path: Path) -> None:
     program = "import nnc; r = nnc.compile('network(x: float32[2]) { return x -> dense(2) -> tanh }').init(0).export_onnx('m.onnx'); assert r['provider'] == 'CPUExecutionProvider'"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Raw rows in, decoded outputs out
+
+PEOPLE = """
+network(numbers: float32[2], spread: float32[2], job: float32[%d], city: float32[2], band: float32[3], count: float32[4]) {
+  h = concat(numbers, spread, job, city, band, count) -> dense(8) -> tanh
+  return pay = h -> dense(1), chance = h -> dense(3) -> softmax, old = h -> dense(1) -> sigmoid, share = h -> dense(1)
+}
+data {
+  source  = csv("people.csv", missing="?")
+  numbers = columns(age, hours) -> impute(median) -> standardize
+  spread  = columns(age, hours) -> impute(constant, value=20) -> min_max(low=-1, high=1)
+  job     = column(job) -> category -> one_hot
+  city    = column(city) -> one_hot(["Rome", "Oslo"])
+  band    = column(band) -> category -> one_hot
+  count   = column(count) -> one_hot(4)
+  pay     = column(wage) -> standardize
+  share   = column(portion) -> scale(0.01) -> min_max
+  class   = column(class) -> category
+  rank    = column(rank) -> category(%s)
+  split   = random(train=60%%, validation=20%%, test=20%%, stratify=class)
+}
+train {
+  loss      = mse(pay_hat, pay) + cross_entropy(chance, class) + binary_cross_entropy(old, rank) + mse(share_hat, share)
+  optimizer = adam(lr=0.05)
+  batch     = 16
+  epochs    = 3
+  precision = %s
+}
+export { outputs = [pay_hat, chance, class, rank, pay, share]  opset = %d }
+""".replace("return pay =", "return pay_hat =").replace("share = h", "share_hat = h")
+JOBS = ["cook", "", "miner", "poet, retired", "?", "smith"]
+
+
+def people(rows: int, *, seed: int, unseen: bool = False) -> list[dict[str, str]]:
+    """Rows of a table as text: missing numbers, missing and, where asked for, unseen categories."""
+    random = np.random.default_rng(seed)
+    jobs = [*JOBS, "astronaut"] if unseen else JOBS
+    made = []
+    for _ in range(rows):
+        made.append({
+            "age": "?" if random.random() < 0.2 else str(int(random.integers(18, 80))),
+            "hours": "" if random.random() < 0.2 else f"{random.normal(38, 6):.2f}",
+            "job": str(random.choice(jobs)),
+            "city": str(random.choice(["Rome", "Oslo", "Bonn" if unseen else "Oslo"])),
+            "band": str(random.choice(["0.1", "2.5", "7.25", "" if unseen else "7.25"])),
+            "count": str(random.integers(0, 6 if unseen else 4)),
+            "wage": f"{random.normal(50_000, 9_000):.1f}",
+            "portion": f"{random.uniform(10, 90):.2f}",
+            "class": str(random.choice(["low", "high", "other"])),
+            "rank": str(random.choice(["3", "11"])),
+        })  # fmt: skip
+    return made
+
+
+def write_csv(path: Path, rows: list[dict[str, str]]) -> None:
+    lines = [",".join(rows[0]), *(",".join(f'"{cell}"' if "," in cell else cell for cell in row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def raw_inputs(rows: list[dict[str, str]]) -> dict[str, Any]:
+    """What a caller of the exported model feeds: numbers with NaN where missing, text with "" where missing."""
+
+    def numbers(*columns: str) -> Any:
+        return np.array([[float("nan" if row[c] in ("", "?") else row[c]) for c in columns] for row in rows], np.float32)
+
+    def text(column: str) -> Any:
+        return np.array(["" if row[column] == "?" else row[column] for row in rows], object)
+
+    given = {"numbers": numbers("age", "hours"), "job": text("job"), "city": text("city"), "band": numbers("band"), "count": numbers("count")}
+    return given | {"spread": given["numbers"]}
+
+
+@pytest.mark.parametrize(("precision", "opset", "ranks"), [("float32", 18, "[3, 11]"), ("float64", 13, "[3, 11]"), ("float32", 26, "[11, 3]")])
+def test_the_model_takes_raw_rows_and_gives_what_nnc_predict_gives(precision: str, opset: int, ranks: str, tmp_path: Path) -> None:
+    (tmp_path / "people.nn").write_text(PEOPLE % (4, ranks, precision, opset))
+    write_csv(tmp_path / "people.csv", people(120, seed=0))
+    assert main(["run", str(tmp_path / "people.nn"), "-o", str(tmp_path / "run")]) == 0
+    fresh = people(40, seed=1, unseen=True)
+    write_csv(tmp_path / "fresh.csv", fresh)
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "fresh.csv"), "-o", str(tmp_path / "out.npz")]) == 0
+    with np.load(tmp_path / "out.npz") as archive:
+        wanted = {name: archive[name] for name in archive.files}
+    raw = raw_inputs(fresh)
+    for session in sessions(tmp_path / "run/export/model.onnx"):
+        fed = {i.name: raw[i.name] for i in session.get_inputs()}
+        assert fed.keys() == raw.keys()
+        names_out = [o.name for o in session.get_outputs()]
+        assert names_out == ["pay_hat", "chance", "class", "rank", "pay", "share"]
+        for size in (1, 7, len(fresh)):
+            got = dict(zip(names_out, session.run(None, {n: a[:size] for n, a in fed.items()}), strict=True))
+            for name in ("pay_hat", "chance", "pay", "share"):
+                np.testing.assert_allclose(got[name], wanted[name][:size], rtol=1e-4, atol=1e-5, err_msg=name)
+            for name in ("class", "rank"):
+                assert got[name].tolist() == wanted[name][:size].tolist()
+            assert got["class"].tolist() == np.array(["high", "low", "other"])[got["chance"].argmax(-1)].tolist()
+            assert set(got["rank"].tolist()) <= {3, 11}
+            np.testing.assert_array_equal(got["pay"], got["pay_hat"])
+    assert 20_000 < wanted["pay_hat"].mean() < 80_000, "in the column's units"
+    report = json.loads((tmp_path / "run/export/verification.json").read_text())
+    assert report["passed"]
+    assert report["real_rows"] == 24, "the validation split"
+
+
+def test_every_data_step_has_a_case() -> None:
+    covered = {step for step in names(Kind.STEP) if f"-> {step}" in PEOPLE or f"-> {step}" in IMAGES}
+    assert covered == set(names(Kind.STEP))
+
+
+IMAGES = """
+network(image: float32[1, 4, 6], flat: float32[24], wide: float32[2, 12], colour: float32[3, 2, 2], on: float32[2], kind: float32[3]) {
+  c = image -> conv2d(3, kernel=2) -> relu -> flatten
+  k = colour -> conv2d(2, kernel=2) -> flatten
+  return size = concat(c, flat, wide -> flatten, k, on, kind) -> dense(1), digit_p = c -> dense(4) -> softmax
+}
+data {
+  source = npz("images.npz")
+  image  = column(pixels) -> scale(1/255)
+  flat   = column(pixels) -> flatten -> scale(0.01)
+  wide   = column(pixels) -> reshape([2, 12]) -> min_max
+  colour = column(colour) -> standardize
+  on     = column(on) -> scale(2)
+  kind   = column(kind) -> one_hot
+  size   = column(size) -> standardize
+  digit  = column(digit)
+  split  = random(train=75%, test=25%)
+}
+train { loss = mse(size_p, size) + cross_entropy(digit_p, digit)  optimizer = adam(lr=0.01)  batch = 8  epochs = 2 }
+export { outputs = [size_p, digit_p, digit, size]  opset = 17 }
+""".replace("return size =", "return size_p =")
+
+
+def test_arrays_are_prepared_inside_the_file(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    arrays = {
+        "pixels": random.integers(0, 256, (48, 1, 4, 6)).astype(np.uint8),
+        "colour": random.normal(100, 30, (48, 3, 2, 2)),  # float64, as numpy writes it
+        "on": random.integers(0, 2, (48, 2)).astype(bool),
+        "kind": random.integers(0, 3, 48).astype(np.uint8),
+        "size": random.normal(170, 10, 48).astype(np.float32),
+        "digit": random.integers(0, 4, 48).astype(np.int32),
+    }
+    np.savez(tmp_path / "images.npz", **arrays)
+    (tmp_path / "images.nn").write_text(IMAGES)
+    assert main(["run", str(tmp_path / "images.nn"), "-o", str(tmp_path / "run")]) == 0
+    assert main(["predict", str(tmp_path / "run"), str(tmp_path / "images.npz"), "-o", str(tmp_path / "out.npz")]) == 0
+    with np.load(tmp_path / "out.npz") as archive:
+        wanted = {name: archive[name] for name in ("size_p", "digit_p", "digit", "size")}
+    path = tmp_path / "run/export/model.onnx"
+    declared = {i.name: i.type for i in sessions(path)[0].get_inputs()}
+    assert declared["image"] == "tensor(uint8)"
+    assert declared["colour"] == "tensor(float)"
+    columns = {"image": "pixels", "flat": "pixels", "wide": "pixels"}
+    raw = {name: arrays[columns.get(name, name)] for name in declared}
+    agree(path, raw | {"colour": raw["colour"].astype(np.float32)}, wanted)
+    assert abs(wanted["size"].mean() - 170) < 10

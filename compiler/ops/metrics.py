@@ -117,10 +117,15 @@ def rmse(a: Value, y: Column, p: NoParams) -> Sums:
     return Sums(_squares(a, y), lambda totals: sqrt(_ratio(totals)))
 
 
+_ROUNDING = 1e-12  # what remains of a sum of squares, relative to it, when all that was not rounding is subtracted
+
+
 def _r2(totals: Totals) -> float:
-    n = totals["count"]
-    spread = totals["squares"] - totals["targets"] ** 2 / n
-    scores = [1 - e / s if s > 0 else float(e == 0) for e, s in zip(totals["errors"].ravel(), spread.ravel(), strict=True)]
+    errors, squares, targets = (totals[term].ravel() for term in ("errors", "squares", "targets"))
+    scores = []
+    for error, square, target in zip(errors, squares, targets, strict=True):
+        spread = square - target**2 / totals["count"]
+        scores.append(1 - error / spread if spread > _ROUNDING * square else float(error == 0))
     return float(sum(scores) / len(scores))
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..ir import Value, apply
+from ..ir import Value, apply, constant
 from ..operation import Kind, Params, Rule, operation
 
 
@@ -91,7 +91,7 @@ def rmsprop(rule: Rule, theta: Value, g: Value, p: RmspropParams) -> Value:
         m = rule.slot("mean")
         mean = m * p.decay + g * (1 - p.decay)
         rule.update(m, mean)
-        new = new - mean * mean
+        new = apply("maximum", new - mean * mean, constant(0.0, g.dtype))  # rounding may leave it below zero
     scaled = g / _root(new, p.eps, p.eps_in)
     if p.momentum:
         v = rule.slot("velocity")

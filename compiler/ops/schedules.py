@@ -26,7 +26,8 @@ class UnitParams(Params):
     unit: Literal["epochs", "steps"] = Field("epochs", description="what the schedule counts in")
 
     def count(self, i: int, clock: Clock) -> int:
-        return i if self.unit == "steps" else i // clock.steps_per_epoch
+        """What has passed since the stage began: steps, or ends of epochs."""
+        return i if self.unit == "steps" else (i + clock.offset) // clock.steps_per_epoch
 
 
 class ExponentialParams(UnitParams):

@@ -1,0 +1,136 @@
+"""Whether the parts of a checked model fit each other: data and inputs, loss and outputs, what training watches, export.
+
+Runs after the network has its shapes. Whatever was refused before takes no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .diagnostics import Note, Refusal, did_you_mean
+from .experiment import Section, TrainParams
+from .operation import Bound, Reference
+from .prepare import NotKnownYet, check_feeds, prepare
+from .program import Program
+from .training import Objective
+
+
+def check_agreement(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
+    """Everything that two sections can disagree about, into the program's findings; fills `program.prepared`."""
+    _data(program, learned)
+    if program.experiment.train is not None:
+        _training(program, program.experiment.train)
+    _export(program)
+
+
+def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
+    data, findings = program.experiment.data, program.findings
+    if data is None:
+        return
+    for name, entry in data.names.items():
+        try:
+            program.prepared[name] = prepare(data, entry, program.dtype, learned)
+        except NotKnownYet:
+            continue
+        except Refusal as refusal:
+            findings.add_refusal(refusal, entry.span)
+    check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
+    stratify: Reference | None = getattr(data.split.params, "stratify", None) if data.split is not None else None
+    if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
+        findings.add("E412", stratify.span, "it holds numbers", name=stratify.name, help="stratify by a data name with classes, such as column(c) -> category")
+
+
+def _training(program: Program, section: Section) -> None:
+    train: TrainParams = section.params
+    metrics = _objective(program, section)
+    if metrics is not None:
+        _monitors(program, train, section, metrics)
+    _parts(program, train)
+    if not program.findings.errors and not program.bundles:
+        program.findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
+                             problem="every parameter is frozen" if train.groups else "the network has no parameters")  # fmt: skip
+
+
+def _objective(program: Program, section: Section) -> list[str] | None:
+    """Check loss and metrics as far as their parts are known; the names of all figures, or None where some are not known."""
+    experiment, findings, train = program.experiment, program.findings, section.params
+    known = program.targets() if experiment.data is not None or experiment.outline is None or experiment.outline.sound else {}
+    whole = "loss" not in section.failed and "metrics" not in section.failed
+
+    def ready(bound: Bound) -> bool:
+        return all(r.name in names for r, names in zip(bound.operands, (program.inference.outputs, known), strict=False))
+
+    terms = tuple(term for term in train.loss if ready(term.term))
+    complete = whole and len(terms) == len(train.loss)
+    metrics = tuple(bound for bound in train.metrics if ready(bound) and (complete or bound.operands))
+    complete = complete and len(metrics) == len(train.metrics)
+    params = train.model_copy(update={"loss": terms, "metrics": metrics})
+    before = len(findings.errors)
+    objective = Objective(experiment.network, replace(section, params=params), program.inference, known, findings, samples=1)
+    if len(findings.errors) > before:
+        return None
+    keys = [metric.key for metric in objective.metrics()]
+    if objective.needs_samples() and experiment.outline is None:
+        findings.add("E506", section.at("penalty"), "how many training samples are there?", help="add a data section, or give the number as lambda itself")
+    return keys if complete and len(findings.errors) == before else None
+
+
+def _monitors(program: Program, train: TrainParams, section: Section, metrics: list[str]) -> None:
+    """What stop and goal watch is a figure of a split that there is."""
+    outline, findings = program.experiment.outline, program.findings
+    split = outline.split if outline is not None else None
+    if outline is not None and split is None and not outline.sound:
+        return
+    shares = {"val": "validation", "test": "test"}
+    for bound in (train.stop, train.goal):
+        if bound is None:
+            continue
+        monitor: Reference = bound.params.monitor
+        part, _, figure = monitor.name.partition(".")
+        if part not in ("train", *shares) or figure not in ("loss", *metrics):
+            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *metrics)]
+            findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
+        elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
+            notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
+            findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],
+                         help="write split = random(train=80%, validation=10%, test=10%) in the data section")  # fmt: skip
+
+
+def _parts(program: Program, train: TrainParams) -> None:
+    """Groups, and the parts that a start takes, name parameters."""
+    if program.findings.errors:  # a layer that was refused has its parameters missing
+        return
+    paths = program.inference.parameters
+    prefixes = {name[:i] for name in paths for i, c in enumerate(name) if c == "/"}
+    parts = [bound.params.part for bound in train.groups]
+    parts += train.start.params.only if train.start is not None else ()
+    for part in parts:
+        if part.name not in paths and part.name not in prefixes:
+            program.findings.add("E508", part.span, "no parameter, statement or block", name=part.name, help=did_you_mean(part.name, [*prefixes, *paths]))
+
+
+def _export(program: Program) -> None:
+    experiment, findings, train = program.experiment, program.findings, program.train
+    outputs = {o.name for o in experiment.network.outputs} | (experiment.network.failed or set())
+    predictions: dict[str, set[str]] = {}
+    for term in train.loss if train is not None else ():
+        prediction, target = term.term.operands
+        predictions.setdefault(target.name, set()).add(prediction.name)
+    certain = experiment.network.failed is not None and (experiment.train is None or "loss" not in experiment.train.failed)
+    seen: set[str] = set()
+    for reference in experiment.export.params.outputs:
+        name = reference.name
+        if name in seen:
+            findings.add("E209", reference.span, "given before", name=name, help="name every output once")
+        elif name not in outputs and name not in predictions and certain:
+            findings.add("E602", reference.span, "neither an output nor a target of the loss", name=name, help=did_you_mean(name, [*outputs, *predictions]))
+        elif name not in outputs and len(predictions.get(name, ())) > 1:
+            found = sorted(predictions[name])
+            findings.add("E606", reference.span, f"the loss pairs it with {' and '.join(found)}", name=name, help=f"export an output, such as {found[0]}")
+        seen.add(name)
+    file = experiment.export.params.file
+    if Path(file).name != file or not file.endswith(".onnx") or "\0" in file or "\\" in file or file == ".onnx":
+        findings.add("E603", experiment.export.at("file"), "written below the output directory", name=file, help='write a plain name such as "model.onnx"')

@@ -1,0 +1,193 @@
+"""The data section: its source, its names through columns and steps, its split. What steps give is found in prepare.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from . import syntax
+from .declare import introduce
+from .diagnostics import Findings, Refusal, did_you_mean
+from .experiment import Data, DataName, DataStep, Outline
+from .operation import Bound, Kind, Reference
+from .ops.planned import PLANNED, PLANNED_KEYS
+from .resolve import Resolver
+from .schema import Files, Schema
+from .source import Span
+from .values import Scope
+
+_ALL = "*"  # stands for `columns(all, ...)` until the source's columns are known
+
+
+class DataChecker:
+    """Checks one data section. Its columns come from `schema` if that is known, else from the source under `files`; with
+    neither, the section is checked as far as names and arguments go.
+    """
+
+    def __init__(self, lets: Scope, findings: Findings, files: Files | None, schema: Schema | None):
+        self.lets, self.findings, self.files, self.schema = lets, findings, files, schema
+        self.resolver = Resolver(findings)
+        self.bases: set[str] = set()  # data names that other data names start from
+        self.failed: set[str] = set()  # data names that were reported: what starts from them stays silent
+        self.places: dict[str, dict[str, Span]] = {}  # of each column that a data name mentions
+
+    def check(self, section: syntax.Section) -> tuple[Data | None, Outline]:
+        before = len(self.findings.errors)
+        entries = self._entries(section)
+        source = self.resolver.call(Kind.SOURCE, entries.pop("source").value, self.lets) if "source" in entries else None
+        split = self._split(entries.pop("split")) if "split" in entries else None
+        found: dict[str, DataName] = {}
+        for name, entry in entries.items():
+            made = self._data_name(name, entry, found, [*entries])
+            if made is not None:
+                found[name] = made
+            else:
+                self.failed.add(name)
+        stratify: Reference | None = getattr(split.params, "stratify", None) if split is not None else None
+        if stratify is not None and stratify.name not in entries:
+            self.findings.add("E201", stratify.span, "no data name", name=stratify.name, help=did_you_mean(stratify.name, entries))
+        schema = self.schema or (self._schema(source) if source is not None else None)
+        data = None
+        if source is not None and schema is not None:
+            resolved = {}
+            for name, entry in found.items():
+                columns = self._columns(entry, schema)
+                if columns is not None:
+                    resolved[name] = columns
+                else:
+                    self.failed.add(name)
+            data = Data(source, resolved, split, schema)
+        sound = len(self.findings.errors) == before
+        return data, Outline(frozenset(entries), frozenset(self.failed), frozenset(self.bases), split, sound)
+
+    def _entries(self, section: syntax.Section) -> dict[str, syntax.Entry]:
+        """The keys of the section, each once."""
+        entries: dict[str, syntax.Entry] = {}
+        for entry in section.entries:
+            name = entry.name
+            if not isinstance(entry, syntax.Entry):
+                self.findings.add("E102", entry.span, "a key has a value", what="`in`", help=f"write {name.text} = ...")
+            elif name.text in PLANNED_KEYS["data"]:
+                self.findings.add("E217", name.span, "a key of the language", help="leave it out", what=f"the key `{name.text}` of data")
+            elif (name.text in ("source", "split") and name.text not in entries) or introduce(self.findings, name, "data name", entries, self.lets):
+                entries[name.text] = entry
+        if "source" not in {entry.name.text for entry in section.entries}:
+            self.findings.add("E204", section.keyword.span, "give source: where rows come from", operation="data", argument="`source`",
+                              help='write source = csv("file.csv")')  # fmt: skip
+        return entries
+
+    def _split(self, entry: syntax.Entry) -> Bound | None:
+        split = self.resolver.call(Kind.SPLIT, entry.value, self.lets)
+        if split is not None:
+            guarded(self.findings, lambda: split.operation.function(split.params), split)
+        return split
+
+    def _schema(self, source: Bound) -> Schema | None:
+        files = self.files
+        if files is None:
+            return None
+        path = "path" if "path" in source.spans else next(iter(source.spans), "")
+        try:
+            schema: Schema | None = guarded(self.findings, lambda: source.operation.function(source.params, files), source, path)
+            return schema
+        except OSError as error:
+            self.findings.add("E410", source.spans.get(path, source.span), str(error.strerror), path=str(error.filename), help="check the file")
+            return None
+
+    # Data names
+
+    def _data_name(self, name: str, entry: syntax.Entry, known: dict[str, DataName], everything: list[str]) -> DataName | None:
+        """`column(...)` or an earlier data name, through steps."""
+        value = entry.value
+        first, stages = (value.first, value.stages) if isinstance(value, syntax.Pipe) else (value, ())
+        start = self._start(name, first, known, everything)
+        steps: list[DataStep] = list(start.steps) if start is not None else []
+        counts: dict[str, int] = {}
+        sound = start is not None
+        for stage in stages:
+            step = self.resolver.call(Kind.STEP, stage, self.lets)
+            if step is None:
+                sound = False
+                continue
+            count = counts[step.name] = counts.get(step.name, 0) + 1
+            steps.append(DataStep(step, f"{name}/{step.name}" + (f"_{count}" if count > 1 else "")))
+        if start is None or not sound:
+            return None
+        return DataName(name, start.columns, start.single, tuple(steps), entry.name.span, start.column_span)
+
+    def _start(self, name: str, first: syntax.Expression, known: dict[str, DataName], everything: list[str]) -> DataName | None:
+        """What a data name starts from: columns, or a data name above."""
+        if isinstance(first, syntax.Broken):
+            return None
+        word = first.name if isinstance(first, syntax.Call) else first
+        if isinstance(word, syntax.Name) and word.text in PLANNED[Kind.STEP]:
+            self.findings.add("E217", word.span, "a word of the language", help="leave it out", what=f"the data step `{word.text}`")
+            return None
+        if isinstance(first, syntax.Name):
+            if first.text in self.failed:
+                return None
+            if first.text in known:
+                self.bases.add(first.text)
+                self.places[name] = self.places[first.text]
+                return known[first.text]
+            if first.text in everything:
+                label, help = "it is not defined yet", f"put `{first.text}` above, or start with column(...)"
+            else:
+                label, help = "no data name", f"did you mean column({first.text})?"
+            self.findings.add("E201", first.span, label, name=first.text, help=help)
+            return None
+        bound = self.resolver.call(Kind.COLUMN, first, self.lets)
+        if bound is None:
+            return None
+        columns = tuple(r.name for r in bound.operands)
+        self.places[name] = {r.name: r.span for r in bound.operands}
+        if bound.name == "column":
+            return DataName(name, columns, True, (), first.span, first.span)
+        left_out: tuple[Reference, ...] = bound.params.except_
+        self.places[name] |= {r.name: r.span for r in left_out}
+        everything_but = columns == ("all",)
+        if left_out and not everything_but:
+            self.findings.add("E204", bound.spans["except"], "it leaves columns out of `all`", operation="columns", argument="`all`",
+                              help="write columns(all, except=[...]), or leave out the except")  # fmt: skip
+            return None
+        for index, reference in enumerate(bound.operands):
+            if reference.name in columns[:index]:
+                self.findings.add("E209", reference.span, "given before", name=reference.name, help="name every column once")
+                return None
+        return DataName(name, (_ALL, *(r.name for r in left_out)) if everything_but else columns, False, (), first.span, first.span)
+
+    def _columns(self, data: DataName, schema: Schema) -> DataName | None:
+        """The data name with `all` replaced by the source's columns; columns that do not fit are refused."""
+        mentioned = chosen = data.columns
+        if chosen[:1] == (_ALL,):
+            mentioned = chosen[1:]
+            fitting = (n for n, c in schema.columns.items() if c.dtype != "string" and c.shape in ((), (1,)))
+            chosen = tuple(n for n in fitting if n not in mentioned)
+        sound = True
+        for name in mentioned:
+            span = self.places[data.name].get(name, data.column_span)
+            column = schema.columns.get(name)
+            if column is None:
+                self.findings.add("E402", span, "", column=name, help=did_you_mean(name, schema.columns))
+                sound = False
+            elif not data.single and name in chosen and column.dtype == "string":
+                self.findings.add("E404", span, f"`{name}` holds text", step="columns", help=f"give it a data name of its own: column({name}) -> category")
+                sound = False
+            elif not data.single and name in chosen and column.shape not in ((), (1,)):
+                self.findings.add("E404", span, f"`{name}` holds {list(column.shape)} a sample", step="columns",
+                                  help=f"give it a data name of its own: column({name})")  # fmt: skip
+                sound = False
+        if sound and not chosen:
+            self.findings.add("E402", data.column_span, "no number column is left", column="all", help="leave out fewer columns, or name them")
+            sound = False
+        return DataName(data.name, chosen, data.single, data.steps, data.span, data.column_span) if sound else None
+
+
+def guarded(findings: Findings, call: Callable[[], Any], bound: Bound, default: str = "") -> Any:
+    """Run a function of an operation; a refusal is placed at the argument that it names."""
+    try:
+        return call()
+    except Refusal as refusal:
+        at = refusal.at if isinstance(refusal.at, str) else default
+        findings.add_refusal(refusal, bound.spans.get(at, bound.span))
+        return None

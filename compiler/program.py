@@ -1,0 +1,127 @@
+"""What the phases make of a file: a checked experiment, and its graphs, each made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+from . import training
+from .diagnostics import Findings
+from .experiment import Experiment, TrainParams
+from .ir import ITEM_BYTES, Graph
+from .lower import Forward, lower
+from .passes import optimised
+from .plan import plan
+from .prepare import Prepared
+from .training import Bundle, Evaluation, Objective, Step, Target
+
+
+@dataclass
+class Program:
+    """A checked experiment with its graphs."""
+
+    experiment: Experiment
+    findings: Findings
+    inference: Forward
+    prepared: dict[str, Prepared] = field(default_factory=dict)  # by data name; empty without a data section
+    learned: Mapping[str, tuple[Any, ...]] | None = None
+
+    @property
+    def train(self) -> TrainParams | None:
+        return self.experiment.train.params if self.experiment.train else None
+
+    @property
+    def dtype(self) -> str:
+        return self.inference.dtype
+
+    def frozen(self, path: str) -> bool:
+        group = training.group_of(self.experiment, path)
+        return group is not None and group.frozen
+
+    def rate(self, path: str) -> float:
+        group = training.group_of(self.experiment, path)
+        return 1.0 if group is None else group.rate
+
+    @cached_property
+    def training_forward(self) -> Forward:
+        return lower(self.experiment.network, self.findings, training=True, dtype=self.dtype, frozen=self.frozen)
+
+    @cached_property
+    def inference_graph(self) -> Graph:
+        return optimised(Graph(dict(self.inference.outputs)), inference=True)
+
+    @cached_property
+    def bundles(self) -> tuple[Bundle, ...]:
+        decay = self.train is not None and self.train.optimizer.params.weight_decay > 0
+        return training.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay)
+
+    def targets(self) -> dict[str, Target]:
+        """The types of the loss's targets: the data section's, or a default for free ones."""
+        assert self.train is not None
+        found = {}
+        for name, entry in self.prepared.items():
+            value = entry.column.value
+            found[name] = Target(value.dtype, tuple(d for d in value.shape[1:] if isinstance(d, int)), entry.column.classes, entry.inverse)
+        if self.experiment.data is None:
+            found |= training.free_targets(self.train, self.inference)
+        return found
+
+    def objective(self, forward: Forward, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Objective:
+        """The loss over a forward graph; raises SpecError where prediction and target do not fit."""
+        assert self.experiment.train is not None
+        chosen = self.targets() if targets is None else targets
+        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, self.findings, samples)
+        self.findings.stop_on_errors()
+        if samples is None and made.needs_samples():
+            self.findings.add("E506", self.experiment.train.at("penalty"), "how many training samples are there?",
+                              help="add a data section, or give the number as lambda itself")  # fmt: skip
+            self.findings.stop_on_errors()
+        return made
+
+    def evaluation(self, targets: Mapping[str, Target] | None = None) -> Evaluation:
+        return training.evaluation(self.objective(self.inference, targets, samples=1))
+
+    def gradients(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
+        return training.gradient_graph(self.objective(self.training_forward, targets, samples))
+
+    def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
+        return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
+
+    def needs_data(self) -> bool:
+        """Whether a model of this program depends on rows: on what a data step learns, or on how many rows train."""
+        data = self.experiment.data
+        if data is None:
+            return False
+        learns = any(step.bound.operation.extra.get("learns") for name in data.names.values() for step in name.steps)
+        return learns or (self.train is not None and self.objective(self.inference, samples=1).needs_samples())
+
+    @property
+    def parameter_bytes(self) -> int:
+        return sum(prod(p.shape) for p in self.inference.parameters.values()) * ITEM_BYTES[self.dtype]
+
+    def training_bytes(self, n: int) -> int:
+        """Bytes of all arrays that a step on n samples keeps at once: parameters, state, batch and arena."""
+        step = self.step(samples=1)
+        slots = sum(kind.nbytes(1) for kind in step.slots.values())
+        return plan(step.graph, n).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
+
+    def inference_bytes(self, n: int) -> int:
+        """Bytes of all arrays that a prediction for n samples keeps at once."""
+        graph = self.inference_graph
+        return plan(graph, n).arena_bytes + self._input_bytes(graph, n) + self.parameter_bytes
+
+    @staticmethod
+    def _input_bytes(graph: Graph, n: int) -> int:
+        return sum(value.type.nbytes(n) for value in graph.leaves("input").values())
+
+    @property
+    def batch(self) -> int:
+        """Samples in a step; 1 without a train section or where only the whole source tells."""
+        if self.train is None:
+            return 1
+        data = self.experiment.data
+        rows = data.schema.rows if data is not None else None
+        return self.train.batch if isinstance(self.train.batch, int) else rows or 1
