@@ -13,6 +13,7 @@ from typing import Any
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .operation import Bound, Reference
+from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
 from .training import Objective
@@ -49,6 +50,7 @@ def _training(program: Program, section: Section) -> None:
     if metrics is not None:
         _monitors(program, train, section, metrics)
     _parts(program, train)
+    _solver(program, train, section)
     if not program.findings.errors and not program.bundles:
         program.findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
                              problem="every parameter is frozen" if train.groups else "the network has no parameters")  # fmt: skip
@@ -110,6 +112,23 @@ def _parts(program: Program, train: TrainParams) -> None:
     for part in parts:
         if part.name not in paths and part.name not in prefixes:
             program.findings.add("E508", part.span, "no parameter, statement or block", name=part.name, help=did_you_mean(part.name, [*prefixes, *paths]))
+
+
+def _solver(program: Program, train: TrainParams, section: Section) -> None:
+    """A solver takes all parameters alike and all rows at once, and newton writes the Hessian down."""
+    optimiser, findings = train.optimizer, program.findings
+    if findings.errors or "solver" not in optimiser.operation.facts:
+        return
+    if len(program.bundles) > 1:
+        findings.add("E516", section.at("groups"), "groups have rates of their own", optimizer=optimiser.name, problem="takes all parameters alike",
+                     help="leave out the rates; frozen parts are fine")  # fmt: skip
+    if train.batch != "full":
+        findings.add("E516", section.at("batch"), f"a batch of {train.batch}", optimizer=optimiser.name, problem="compares values of one objective",
+                     help="write batch = full")  # fmt: skip
+    size = sum(bundle.size for bundle in program.bundles)
+    if optimiser.name == "newton" and size > MOST_NEWTON:
+        findings.add("E516", optimiser.span, f"{size:,} parameters: a Hessian of {size * size:,} numbers", optimizer="newton",
+                     problem=f"takes at most {MOST_NEWTON:,} parameters", help="use lbfgs or hessian_free")  # fmt: skip
 
 
 def _export(program: Program) -> None:

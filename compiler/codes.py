@@ -91,6 +91,12 @@ CODES: dict[str, Code] = {
         "An embedding takes the indices 0..rows-1. A category of k classes gives 0..k-1, and k for a value that training has not seen: a "
         "table of k + 1 rows has one for it, a table of k rows refuses it when it comes.",
     ),
+    "E516": Code(
+        "`{optimizer}` {problem}",
+        "newton, hessian_free, conjugate_gradient and lbfgs compare values of one objective along a line, so every step must see the same "
+        "rows (batch = full) and treat all parameters alike. newton writes down the whole Hessian, n by n numbers for n parameters, "
+        "and solves a system with it: n^3 operations.",
+    ),
     "E601": Code("the exported model does not agree with the runtime"),
     "E602": Code("there is no output or target `{name}`"),
     "E603": Code("`{name}` is no file name for a model"),

@@ -221,6 +221,7 @@ LOWERINGS: dict[str, Lowering] = {
     "erf": _op("Erf"),
     "absolute": _op("Abs"),
     "sign": _op("Sign"),
+    "floor": _op("Floor"),
     "add": _op("Add"),
     "subtract": _op("Sub"),
     "multiply": _op("Mul"),

@@ -8,7 +8,7 @@ Elementwise primitives broadcast as NumPy and ONNX do; autodiff sums a cotangent
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import pi, sqrt
 from typing import Any
 
@@ -158,6 +158,12 @@ def dot(a: Value, b: Value) -> Value:
     """The sum of the products of all elements of two values of one shape."""
     assert a.shape == b.shape
     return apply("dot", a, b)
+
+
+def vector(values: Sequence[float], dtype: str) -> Value:
+    """Numbers as one axis; they are put together once, when a plan is bound."""
+    parts = [apply("reshape", constant(float(v), dtype), shape=(1,)) for v in values]
+    return parts[0] if len(parts) == 1 else apply("concat", *parts, axis=0)
 
 
 def mask(g: Value, condition: Value) -> Value:
@@ -361,6 +367,7 @@ for _name, _gradient in {
     "erf": lambda g, y, x: (g * apply("exp", -(x * x)) * (2 / sqrt(pi)),),
     "absolute": lambda g, y, x: (g * apply("sign", x),),
     "sign": lambda g, y, x: (None,),
+    "floor": lambda g, y, x: (None,),
 }.items():
     _define(_name, _same, _gradient, elementwise=True)
 

@@ -90,6 +90,10 @@ class Program:
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
         return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
 
+    def product(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
+        """The Hessian-vector product of the objective, for solvers."""
+        return training.product_graph(self.objective(self.training_forward, targets, samples), self.bundles[0])
+
     def needs_data(self) -> bool:
         """Whether a model of this program depends on rows: on what a data step learns, or on how many rows train."""
         data = self.experiment.data

@@ -351,10 +351,17 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
     slots: dict[str, TensorType] = {}
     updates: dict[str, Value] = dict(forward.updates)
     scalars: dict[str, Callable[[int], float]] = {}
+    outputs = {"loss": loss, "objective": goal, "gradient_square": square}
     lr = apply("scalar", name="lr", dtype=forward.dtype)
-    parts: dict[Value, Value] = {}
+    solver = "solver" in optimiser.operation.facts
+    parts = flat_parts(forward, groups)
     for bundle, g in zip(groups, flat, strict=True):
-        theta = apply("variable", name=bundle.name, type=TensorType(forward.dtype, (bundle.size,)))
+        theta = flat_variable(bundle, forward.dtype)
+        if solver:
+            outputs["gradient"] = g
+            for name, shape in optimiser.operation.extra["slots"](bundle.size, optimiser.params).items():
+                slots[f"slot/{bundle.name}/{name}"] = TensorType(forward.dtype, shape)
+            continue
         with origin("update"):
             rule = UpdateRule(lr * bundle.rate, bundle, forward.dtype, slots, updates, scalars)
             down = optimiser.operation.function(rule, theta, g, optimiser.params)
@@ -363,11 +370,36 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
                 amount = constant(optimiser.params.weight_decay, forward.dtype)
                 kept = theta * (1.0 - (rule.lr * amount if optimiser.params.decay_form == "scaled" else amount))
             updates[bundle.name] = kept - down
-        for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
-            parts[forward.variables[p.name]] = apply("part", theta, start=start, shape=p.shape)
-    outputs = {"loss": loss, "objective": goal, "gradient_square": square}
     graph = Graph(outputs, updates).map(stabilise).map(lambda roots: substitute(roots, parts))
     return Step(optimised(graph), tuple(groups), slots, scalars)
+
+
+def flat_variable(bundle: Bundle, dtype: str) -> Value:
+    return apply("variable", name=bundle.name, type=TensorType(dtype, (bundle.size,)))
+
+
+def flat_parts(forward: Forward, groups: Sequence[Bundle]) -> dict[Value, Value]:
+    """Each trained parameter as a part of its bundle's flat array."""
+    parts = {}
+    for bundle in groups:
+        theta = flat_variable(bundle, forward.dtype)
+        for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
+            parts[forward.variables[p.name]] = apply("part", theta, start=start, shape=p.shape)
+    return parts
+
+
+def product_graph(objective: Objective, bundle: Bundle) -> Graph:
+    """Output `product`: the Hessian of the objective times the variable `direction`, by differentiating gradient . direction."""
+    forward = objective.forward
+    _, _, found = _differentiated(objective, bundle.parameters)
+    direction = apply("variable", name="direction", type=TensorType(forward.dtype, (bundle.size,)))
+    along = constant(0.0, forward.dtype)
+    for g, p, start in zip(found, bundle.parameters, bundle.starts(), strict=True):
+        along = along + dot(g, apply("part", direction, start=start, shape=p.shape))
+    variables = [forward.variables[p.name] for p in bundle.parameters]
+    second = [h if h is not None else _zeros(v) for h, v in zip(gradients(along, variables), variables, strict=True)]
+    graph = Graph({"product": apply("pack", *second)})
+    return optimised(graph.map(lambda roots: substitute(roots, flat_parts(forward, [bundle]))))
 
 
 def rates(train: TrainParams, steps_per_epoch: int) -> Callable[[int], float]:

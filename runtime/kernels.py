@@ -496,6 +496,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "erf": _ufunc(erf),
     "absolute": _ufunc(np.absolute),
     "sign": _ufunc(np.sign),
+    "floor": _ufunc(np.floor),
     "add": _ufunc(np.add),
     "subtract": _ufunc(np.subtract),
     "multiply": _ufunc(np.multiply),

@@ -12,13 +12,14 @@ import numpy as np
 
 from nnc.compiler import pipeline, training
 from nnc.compiler.diagnostics import Findings, SpecError
-from nnc.compiler.ir import Graph
+from nnc.compiler.ir import Graph, concrete
 from nnc.compiler.operation import Draw
 from nnc.compiler.schema import ColumnSchema, Schema
 from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
 from nnc.compiler.training import Target
 
+from . import solvers
 from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
 from .kernels import Randomness, generator
@@ -107,14 +108,14 @@ class Model:
 
     def state(self) -> dict[str, Array]:
         """Everything that training changes, by name: parameters, running statistics and the optimiser's slots."""
-        flat = {b.name for b in self.program.bundles}
+        flat = {b.name for b in self.program.bundles} | {"direction"}
         return {name: array for name, array in self.variables.items() if name not in flat}
 
     def slots(self) -> None:
         """Make the optimiser's state, at zero, if it is not there yet."""
         for name, kind in self.stepper().slots.items():
             if name not in self.variables:
-                self.variables[name] = np.zeros(kind.size(1), kind.dtype)
+                self.variables[name] = np.zeros(concrete(kind.shape, 1), kind.dtype)
 
     # Graphs
 
@@ -139,7 +140,7 @@ class Model:
             wanted[name] = Target(dtype, array.shape[1:], target.classes, target.inverse)
         if wanted != (self._targets or self.program.targets()):
             self._targets, self._step, self._evaluation = wanted, None, None
-            for key in ("loss", "gradients", "step"):
+            for key in ("loss", "gradients", "step", "product"):
                 self._executors.pop(key, None)
 
     # Batches
@@ -266,9 +267,36 @@ class Model:
         objective = float(program.outputs["objective"])
         if not isfinite(objective) or not isfinite(float(program.outputs["gradient_square"])):
             self._report_non_finite(program)
+        if "gradient" in program.outputs:
+            self._solve(program, rate)
         program.update()
         self.step_count = step + 1
         return objective
+
+    def _solve(self, program: Program, rate: float) -> None:
+        """Let a solver move the parameters, evaluating the step's objective as often as it wants."""
+        train = self.program.train
+        assert train is not None
+        bundle = self.program.bundles[0]
+        theta = self.variables[bundle.name]
+
+        def evaluate() -> tuple[float, Array]:
+            program.forward()
+            return float(program.outputs["objective"]), program.outputs["gradient"].astype(np.float64)
+
+        def product(direction: Array) -> Array:
+            if "product" not in self._executors:
+                self.variables["direction"] = np.zeros_like(theta)
+                self._executor("product", self.program.product(self._targets, self.samples))
+            self.variables["direction"][...] = direction
+            other = self._executors["product"].at(program.plan.n)
+            for name, array in other.inputs.items():
+                np.copyto(array, program.inputs[name])
+            other.forward()
+            return other.outputs["product"].astype(np.float64)
+
+        state = {name: self.variables[f"slot/{bundle.name}/{name}"] for name in train.optimizer.operation.extra["slots"](bundle.size, train.optimizer.params)}
+        solvers.SOLVERS[train.optimizer.name](solvers.Problem(theta, evaluate, product, state, rate), train.optimizer.params)
 
     def _report_non_finite(self, program: Program) -> None:
         found = program.find_non_finite()

@@ -15,6 +15,7 @@ from . import (
     recurrent,
     schedules,
     shapes,
+    solvers,
     sources,
     training,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "recurrent",
     "schedules",
     "shapes",
+    "solvers",
     "sources",
     "training",
 ]

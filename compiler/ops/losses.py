@@ -7,13 +7,14 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 from __future__ import annotations
 
 from math import log, prod, sqrt
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Build, Column, Kind, NoParams, Params, operation
-from ..primitives import total
+from ..operation import Column, Kind, LossBuild, NoParams, Params, Reference, Refers, operation
+from ..primitives import total, vector
 
 
 def squeezed(shape: Shape) -> Shape:
@@ -75,39 +76,39 @@ def _mean(x: Value) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def quadratic(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def quadratic(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """1/2 ||a - y||^2."""
     d = a - aligned(a, y, "quadratic")
     return _sum(d * d) * 0.5
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def mse(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean (a - y)^2."""
     d = a - aligned(a, y, "mse")
     return _mean(d * d)
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mae(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def mae(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean |a - y|; its slope at a = y is 0."""
     return _mean(apply("absolute", a - aligned(a, y, "mae")))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"}, batch="root")
-def rmse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def rmse(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """The root of the mean of (a - y)^2, taken over the batch."""
     return mse(build, a, y, p)
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def absolute(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def absolute(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """||a - y||_1."""
     return _sum(apply("absolute", a - aligned(a, y, "absolute")))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def log_cosh(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def log_cosh(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean ln cosh(a - y), as |d| + ln(1 + e^(-2|d|)) - ln 2, which does not overflow."""
     size = apply("absolute", a - aligned(a, y, "log_cosh"))
     return _mean(size + apply("softplus", size * -2.0) - log(2))
@@ -118,20 +119,20 @@ class QuantileParams(Params):
 
 
 @operation(Kind.LOSS, QuantileParams, operands=2, facts={"numeric"})
-def quantile(build: Build, a: Value, y: Column, p: QuantileParams) -> Value:
+def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
     """mean of q (y - a) where y >= a, else (1 - q) (a - y). Source: Koenker and Bassett 1978."""
     d = aligned(a, y, "quantile") - a
     return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def poisson(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def poisson(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
     return _mean(a - aligned(a, y, "poisson") * apply("log", a))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def cosine(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def cosine(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
     target = aligned(a, y, "cosine")
     lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
@@ -139,7 +140,7 @@ def cosine(build: Build, a: Value, y: Column, p: NoParams) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"binary"})
-def hinge(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def hinge(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
     return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
@@ -160,7 +161,7 @@ def _tiny(dtype: str) -> float:
 
 
 @operation(Kind.LOSS, operands=2, facts={"classes"})
-def kl_divergence(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def kl_divergence(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient -y / a is finite where y = 0 or a > 0."""
     target = _distribution(a, y, "kl_divergence")
     known = apply("log", apply("maximum", target, constant(_tiny(a.dtype), a.dtype)))
@@ -168,7 +169,7 @@ def kl_divergence(build: Build, a: Value, y: Column, p: NoParams) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"classes"})
-def hellinger(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+def hellinger(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
     The gradient of the norm is taken as 0 where a = y, and that of sqrt(a) is bounded by that of sqrt(1e-12) near a = 0.
@@ -187,7 +188,7 @@ class FocalParams(Params):
 
 
 @operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"})
-def focal(build: Build, a: Value, y: Column, p: FocalParams) -> Value:
+def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
     """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
     target = _distribution(a, y, "focal")
     rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
@@ -200,7 +201,7 @@ class HuberParams(Params):
 
 
 @operation(Kind.LOSS, HuberParams, operands=2, facts={"numeric"})
-def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
+def huber(build: LossBuild, a: Value, y: Column, p: HuberParams) -> Value:
     """sum of 1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = a - y. Source: Huber 1964."""
     d = a - aligned(a, y, "huber")
     size = apply("absolute", d)
@@ -208,36 +209,73 @@ def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
     return _sum(apply("where", inside, d * d * 0.5, (size - p.delta / 2) * p.delta))
 
 
-class CrossEntropyParams(Params):
+class ClassParams(Params):
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
+        None, kw_only=True, description="a weight for each class; balanced: n / (classes * rows of the class), over the training rows"
+    )
+    weights: Annotated[Reference | None, Refers("data")] = Field(None, kw_only=True, description="a data name: a weight for each sample")
+
+
+class CrossEntropyParams(ClassParams):
     smoothing: float = Field(0.0, ge=0, lt=1, description="s: the target becomes (1 - s) y + s / classes")
 
 
+class BinaryParams(ClassParams):
+    positive_weight: float = Field(1.0, gt=0, kw_only=True, description="weight of the term y ln a")
+
+
+def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
+    """Each sample's class weight, in the shape of an index target; None without class weights."""
+    if p.class_weights is None:
+        return None
+    given = build.balanced(y) if p.class_weights == "balanced" else p.class_weights
+    if len(given) != classes:
+        raise Refusal("E207", at="class_weights", label=f"{len(given)} weights for {classes} classes", help=f"give {classes} numbers",
+                      argument="class_weights", value=f"{len(given)} long", bound=f"{classes} long")  # fmt: skip
+    if min(given) < 0:
+        raise Refusal("E207", at="class_weights", label="a weight below 0", help="use 0 or more", argument="class_weights",
+                      value=f"{min(given):g}", bound="at least 0")  # fmt: skip
+    table = vector(given, a.dtype)
+    if is_index(a, y):
+        return apply("gather", table, _class_index(a, y))
+    if a.type.rank > 1 and a.shape[-1] != 1:
+        return total(aligned(a, y, "cross_entropy") * table, -1)
+    first, second = given
+    return aligned(a, y, "binary_cross_entropy") * (second - first) + first
+
+
 @operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"})
-def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> Value:
-    """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y.
+def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) -> Value:
+    """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y. Times the weight of the class.
 
     After softmax the pair becomes the stable log_softmax form.
     """
     log_a = apply("log", a)
+    outputs = a.shape[-1] if a.type.rank > 1 else 1
+    assert isinstance(outputs, int)
     if is_index(a, y):
-        picked = apply("pick", log_a, _class_index(a, y))
+        losses = -apply("pick", log_a, _class_index(a, y))
         if p.smoothing:
-            uniform = total(log_a, -1) * (p.smoothing / a.shape[-1])  # type: ignore[operator]
-            picked = picked * (1 - p.smoothing) + uniform
-        return _mean(-picked)
-    if a.type.rank < 2 or y.value.dtype == "int64":
-        raise mismatch(a, y, "cross_entropy")
-    target = aligned(a, y, "cross_entropy")
-    if p.smoothing:
-        target = target * (1 - p.smoothing) + p.smoothing / a.shape[-1]  # type: ignore[operator]
-    return _mean(-total(target * log_a, -1))
+            losses = losses * (1 - p.smoothing) - total(log_a, -1) * (p.smoothing / outputs)
+    else:
+        if a.type.rank < 2 or y.value.dtype == "int64":
+            raise mismatch(a, y, "cross_entropy")
+        target = aligned(a, y, "cross_entropy")
+        if p.smoothing:
+            target = target * (1 - p.smoothing) + p.smoothing / outputs
+        losses = -total(target * log_a, -1)
+    weight = _by_class(build, a, y, p, outputs)
+    return _mean(losses if weight is None else losses * weight)
 
 
-@operation(Kind.LOSS, operands=2, facts={"binary"})
-def binary_cross_entropy(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"})
+def binary_cross_entropy(build: LossBuild, a: Value, y: Column, p: BinaryParams) -> Value:
     """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
     target = aligned(a, y, "binary_cross_entropy")
     if y.value.dtype == "int64" and y.classes is not None and len(y.classes) > 2:
         raise Refusal("E503", label=f"{len(y.classes)} classes on one output", help=f"use dense({len(y.classes)}) -> softmax and cross_entropy",
                       classes=len(y.classes), outputs=1)  # fmt: skip
-    return -_sum(target * apply("log", a) + (1.0 - target) * apply("log", 1.0 - a))
+    yes, no = target * apply("log", a), (1.0 - target) * apply("log", 1.0 - a)
+    losses = -((yes if p.positive_weight == 1 else yes * p.positive_weight) + no)
+    weight = _by_class(build, a, y, p, 2)
+    return _sum(losses if weight is None else losses * weight)

@@ -7,7 +7,6 @@ from ..operation import Kind
 PLANNED: dict[Kind, frozenset[str]] = {
     Kind.LAYER: frozenset(),
     Kind.CONSTRAINT: frozenset(("max_norm",)),
-    Kind.OPTIMISER: frozenset(("newton", "conjugate_gradient", "hessian_free", "lbfgs")),
     Kind.SOURCE: frozenset("iris wine text parquet image_folder tsv".split()),
     Kind.STEP: frozenset("clip log1p bits bucketize window characters class_balance".split()),
     Kind.SPLIT: frozenset("grouped by files k_fold".split()),
