@@ -80,7 +80,7 @@ def labelled(model: Model, path: Path) -> Iterator[dict[str, Array]]:
     empty = True
     for chunk in raw_chunks(model, path, kinds):
         empty = False
-        yield prepare_all(model.program, chunk.raw, chunk.row_name, _learned(model), findings)
+        yield prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, _learned(model), findings)
     if empty:
         findings.add("E410", None, "it has no rows", path=str(path), help="give a file with labelled rows")
         findings.stop_on_errors()
