@@ -199,7 +199,8 @@ class Model:
                 if target.dtype == "int64" and array.dtype.kind == "f":
                     self._refuse(f"`{name}` holds floats, the data section gives int64", "cast it with astype(np.int64)")
             output = self.program.inference.outputs[prediction]
-            if array.dtype.kind in "iu" and output.shape[-1] != 1 and array.ndim < len(output.shape) and array.size:
+            indices = [d for d in array.shape[1:] if d != 1] == [d for d in output.shape[1:-1] if d != 1]
+            if array.dtype.kind in "iu" and output.shape[-1] != 1 and indices and array.size:
                 outputs = int(output.shape[-1])  # type: ignore[arg-type]
                 if array.min() < 0 or array.max() >= outputs:
                     bad = int(array.max()) if array.max() >= outputs else int(array.min())
