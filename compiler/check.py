@@ -219,7 +219,7 @@ class Checker:
             used.add(outline.split.params.stratify.name)
         known = (train is None and "train" not in self.file.broken) or (train is not None and "loss" not in train.failed)
         unfed = {i.name: i.span for i in network.inputs if i.name not in outline.names}
-        for name in sorted(outline.names - used):
+        for name in sorted(outline.names - used - outline.failed):
             close = suggestion(name, unfed)
             if close:
                 unfed.pop(close)

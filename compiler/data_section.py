@@ -9,7 +9,7 @@ from . import syntax
 from .declare import introduce
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Data, DataName, DataStep, Outline
-from .operation import Bound, Kind, Reference
+from .operation import Bound, Kind, Reference, find
 from .ops.planned import PLANNED, PLANNED_KEYS
 from .resolve import Resolver
 from .schema import Files, Schema
@@ -123,7 +123,7 @@ class DataChecker:
         if isinstance(word, syntax.Name) and word.text in PLANNED[Kind.STEP]:
             self.findings.add("E217", word.span, "a word of the language", help="leave it out", what=f"the data step `{word.text}`")
             return None
-        if isinstance(first, syntax.Name):
+        if isinstance(first, syntax.Name) and find(Kind.COLUMN, first.text) is None:
             if first.text in self.failed:
                 return None
             if first.text in known:

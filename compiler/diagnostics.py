@@ -73,6 +73,11 @@ class Refusal(Exception):
         super().__init__(CODES[code].title.format(**values))
 
 
+def _short(text: str) -> str:
+    """The text without the middle of what nobody reads to its end, such as a list of a thousand numbers."""
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-20:]}"
+
+
 class Findings:
     """Collects the diagnostics of one source, so that all independent mistakes are reported in one go."""
 
@@ -91,7 +96,7 @@ class Findings:
         notes: Iterable[Note] = (),
         **values: object,
     ) -> None:
-        title = CODES[code].title.format(**values)
+        title, label = _short(CODES[code].title.format(**values)), _short(label)
         key = code, title, span, label
         if key in self._seen:  # a block that is used several times is wrong once
             return

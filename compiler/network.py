@@ -18,7 +18,7 @@ from .resolve import Resolver
 from .source import Span
 from .values import UNKNOWN, Deferred, Given, Scope, Tensors, Unknown, shown
 
-MAX_APPLICATIONS = 20_000
+MAX_APPLICATIONS = 2_000
 MAX_EXPANSIONS = 5_000
 MAX_BLOCK_DEPTH = 20
 _ARITHMETIC = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
