@@ -59,7 +59,7 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     experiment, findings, train = program.experiment, program.findings, section.params
     known = program.targets() if experiment.data is not None or experiment.outline is None or experiment.outline.sound else {}
     def ready(bound: Bound) -> bool:
-        return all(r.name in names for r, names in zip(bound.operands, (program.inference.outputs, known), strict=False))
+        return all(r.name in names for r, names in zip(bound.operands, (set(program.inference.outputs), set(known)), strict=False))
 
     terms = tuple(term for term in train.loss if ready(term.term))
     complete = "loss" not in section.failed and len(terms) == len(train.loss)

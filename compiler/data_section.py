@@ -38,9 +38,9 @@ class DataChecker:
         split = self._split(entries.pop("split")) if "split" in entries else None
         found: dict[str, DataName] = {}
         for name, entry in entries.items():
-            made = self._data_name(name, entry, found, [*entries])
-            if made is not None:
-                found[name] = made
+            feed = self._data_name(name, entry, found, [*entries])
+            if feed is not None:
+                found[name] = feed
             else:
                 self.failed.add(name)
         stratify: Reference | None = getattr(split.params, "stratify", None) if split is not None else None
@@ -50,8 +50,8 @@ class DataChecker:
         data = None
         if source is not None and schema is not None:
             resolved = {}
-            for name, entry in found.items():
-                columns = self._columns(entry, schema)
+            for name, made in found.items():
+                columns = self._columns(made, schema)
                 if columns is not None:
                     resolved[name] = columns
                 else:

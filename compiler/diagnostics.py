@@ -118,6 +118,10 @@ class Findings:
         """
         return not self.errors or (mentions.get(name, 0) <= 1 and not any(f"`{name}`" in found.help for found in self.errors))
 
+    def unreadable_in(self, span: Span) -> bool:
+        """Whether something in the span could not be read, so that what is missing there may have been meant."""
+        return any(found.code.startswith("E1") and found.span is not None and span.start <= found.span.start < span.end for found in self.found)
+
     def add_refusal(self, refusal: Refusal, span: Span | None, notes: Iterable[Note] = ()) -> None:
         """Record a refusal at its own span if it has one, else at the given one."""
         at = refusal.at if isinstance(refusal.at, Span) else span

@@ -131,6 +131,7 @@ class _Reader:
                 return [token.update(type="BROKEN") if token.start_pos in strings else token for token in _lark().lex(text)]
             except UnexpectedCharacters as stop:
                 at = stop.pos_in_stream
+                assert at is not None, "lark gives a place"
             if len(self.bad) >= MAX_LEXICAL_ERRORS:
                 return []
             character, end, filler = text[at], at + 1, " "
