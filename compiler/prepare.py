@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .diagnostics import Findings, Note, Refusal
@@ -86,7 +87,7 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
             raise
         inverse = bound.operation.extra.get("inverse")
         if inverse is not None:
-            back.insert(0, lambda y, inverse=inverse, build=build, p=bound.params: inverse(build, y, p))
+            back.insert(0, partial(_back, inverse, build, bound.params))
         elif bound.name not in ("flatten", "reshape", "impute"):
             invertible = False
     prepared.column = column
@@ -101,6 +102,11 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
 
         prepared.inverse = inverse_of
     return prepared
+
+
+def _back(inverse: Callable[..., Value], build: FieldBuild, p: Any, y: Value) -> Value:
+    """The way back through one step."""
+    return inverse(build, y, p)
 
 
 def decode(index: Value, column: Column) -> Value:

@@ -36,7 +36,7 @@ class Randomness:
         state["state"]["counter"] = np.array([0, 0, self.step, 0], np.uint64)
         state["buffer"], state["buffer_pos"], state["has_uint32"] = self._empty, 4, 0
         self._bits.state = state
-        return self._bits.random_raw(count)  # type: ignore[return-value]
+        return self._bits.random_raw(count)
 
 
 def stream_of(name: str) -> int:
@@ -86,7 +86,7 @@ def _reduce(ufunc: np.ufunc) -> Callable[[Value, int, Randomness], Kernel]:
     def make(value: Value, n: int, randomness: Randomness) -> Kernel:
         axes, keepdims = value.attributes["axes"], value.attributes["keepdims"]
         axis = axes[0] if len(axes) == 1 else axes
-        return lambda x, out: ufunc.reduce(x, axis, None, out, keepdims)
+        return lambda x, out: ufunc.reduce(x, axis=axis, out=out, keepdims=keepdims)
 
     return make
 
@@ -115,10 +115,10 @@ def _softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
     def softmax(x: Array, out: Array, row: Array) -> None:
-        np.maximum.reduce(x, axis, None, row, True)
+        np.maximum.reduce(x, axis=axis, out=row, keepdims=True)
         np.subtract(x, row, out)
         np.exp(out, out)
-        np.add.reduce(out, axis, None, row, True)
+        np.add.reduce(out, axis=axis, out=row, keepdims=True)
         np.divide(out, row, out)
 
     return softmax
@@ -128,10 +128,10 @@ def _log_softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
     def log_softmax(x: Array, out: Array, powers: Array, row: Array) -> None:
-        np.maximum.reduce(x, axis, None, row, True)
+        np.maximum.reduce(x, axis=axis, out=row, keepdims=True)
         np.subtract(x, row, out)
         np.exp(out, powers)
-        np.add.reduce(powers, axis, None, row, True)
+        np.add.reduce(powers, axis=axis, out=row, keepdims=True)
         np.log(row, row)
         np.subtract(out, row, out)
 
@@ -272,11 +272,13 @@ def view(value: Value, n: int, source: Array) -> Array:
         case "reshape":
             return source.reshape(concrete(value.shape, n))
         case "transpose":
-            return source.transpose(a["order"])
+            order: tuple[int, ...] = a["order"]
+            return source.transpose(order)
         case "broadcast_to":
             return np.broadcast_to(source, concrete(value.shape, n))
         case "slice":
-            return source[(slice(None),) * a["axis"] + (slice(a["start"], a["stop"]),)]
+            part: Array = source[(slice(None),) * a["axis"] + (slice(a["start"], a["stop"]),)]
+            return part
         case "part":
             shape = concrete(value.shape, n)
             return source[a["start"] : a["start"] + int(np.prod(shape, dtype=np.int64))].reshape(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -82,7 +82,7 @@ class Model:
         self._executors: dict[str, Executor] = {}
         self._step: training.Step | None = None
         base = program.train.optimizer.params.lr if program.train else 0.0
-        self.rate = lambda step: base  # the trainer puts the schedule here
+        self.rate: Callable[[int], float] = lambda step: base  # the trainer puts the schedule here
 
     # Storage
 
@@ -150,7 +150,7 @@ class Model:
         if targets:
             if self.program.train is None:
                 self._refuse("the spec has no train section", "add `train { loss = ... }`")
-            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]  # type: ignore[arg-type]
+            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]
         batch: dict[str, Array] = {}
         rows: int | None = None
         for name in wanted:
