@@ -8,14 +8,14 @@ from statistics import NormalDist
 from types import ModuleType
 from typing import Any
 
-import nnc.compiler.ops
 import numpy as np
 import pytest
 from networks import Word, check_gradients, kink_margin, spec, spread, word
-from nnc.compiler.operation import Kind, names
-from nnc.runtime.executor import Arena, Executor
 
 import nnc
+import nnc.compiler.ops
+from nnc.compiler.operation import Kind, names
+from nnc.runtime.executor import Arena, Executor
 
 Array = np.ndarray[Any, Any]
 
