@@ -60,15 +60,13 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     """Check loss and metrics as far as their parts are known; the names of all figures, or None where some are not known."""
     experiment, findings, train = program.experiment, program.findings, section.params
     known = program.targets() if experiment.data is not None or experiment.outline is None or experiment.outline.sound else {}
-    whole = "loss" not in section.failed and "metrics" not in section.failed
-
     def ready(bound: Bound) -> bool:
-        return all(r.name in names for r, names in zip(bound.operands, (program.inference.outputs, known), strict=False))
+        return all(r.name in names for r, names in zip(bound.operands, (set(program.inference.outputs), set(known)), strict=False))
 
     terms = tuple(term for term in train.loss if ready(term.term))
-    complete = whole and len(terms) == len(train.loss)
+    complete = "loss" not in section.failed and len(terms) == len(train.loss)
     metrics = tuple(bound for bound in train.metrics if ready(bound) and (complete or bound.operands))
-    complete = complete and len(metrics) == len(train.metrics)
+    complete = complete and "metrics" not in section.failed and len(metrics) == len(train.metrics)
     params = train.model_copy(update={"loss": terms, "metrics": metrics})
     before = len(findings.errors)
     objective = Objective(experiment.network, replace(section, params=params), program.inference, known, findings, samples=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import syntax
 from .diagnostics import Findings
@@ -35,11 +35,11 @@ class Builder:
     def _identifier(token: Token) -> syntax.Identifier:
         return syntax.Identifier(str(token), _span(token))
 
-    def _let(self, tree):  # type: ignore[no-untyped-def]
+    def _let(self, tree: Any) -> Any:
         name, value = tree.children
         return syntax.Let(self._identifier(name), self.expression(value), self._tree_span(tree))
 
-    def _block(self, tree):  # type: ignore[no-untyped-def]
+    def _block(self, tree: Any) -> Any:
         shared, name, *parameters, body = tree.children
         given = tuple(
             syntax.Parameter(self._identifier(p.children[0]), self.expression(p.children[1]) if p.children[1] else None)
@@ -48,28 +48,28 @@ class Builder:
         )
         return syntax.Block(self._identifier(name), shared is not None, given, self._body(body), self._tree_span(tree))
 
-    def _network(self, tree):  # type: ignore[no-untyped-def]
+    def _network(self, tree: Any) -> Any:
         name, *inputs, body = tree.children
         given = tuple(self._input(i) for i in inputs if i is not None)
         identifier = self._identifier(name) if name is not None else None
         return syntax.Network(identifier, given, self._body(body), self._tree_span(tree))
 
-    def _input(self, tree):  # type: ignore[no-untyped-def]
+    def _input(self, tree: Any) -> Any:
         name, type_tree = tree.children
         dtype, *dims = type_tree.children
         values = tuple(self.expression(d) for d in dims if d is not None)
         span = self._tree_span(type_tree)
         return syntax.Input(self._identifier(name), syntax.Type(self._identifier(dtype), values, span))
 
-    def _body(self, tree):  # type: ignore[no-untyped-def]
+    def _body(self, tree: Any) -> Any:
         return tuple(self._assignment(s) if s.data == "assignment" else self._return(s) for s in tree.children)
 
-    def _assignment(self, tree):  # type: ignore[no-untyped-def]
+    def _assignment(self, tree: Any) -> Any:
         *names, value = tree.children
         identifiers = tuple(self._identifier(n) for n in names)
         return syntax.Assignment(identifiers, self.expression(value), self._tree_span(tree))
 
-    def _return(self, tree):  # type: ignore[no-untyped-def]
+    def _return(self, tree: Any) -> Any:
         results = []
         for result in tree.children:
             name, value = result.children
@@ -77,7 +77,7 @@ class Builder:
             results.append(syntax.Result(identifier, self.expression(value), self._tree_span(result)))
         return syntax.Return(tuple(results), self._tree_span(tree))
 
-    def _section(self, tree):  # type: ignore[no-untyped-def]
+    def _section(self, tree: Any) -> Any:
         keyword, *entries = tree.children
         made = []
         for entry in entries:
@@ -94,7 +94,7 @@ class Builder:
     def expression(self, tree: Tree[Token]) -> syntax.Expression:
         return getattr(self, f"_{tree.data}")(tree)  # type: ignore[no-any-return]
 
-    def _pipe(self, tree):  # type: ignore[no-untyped-def]
+    def _pipe(self, tree: Any) -> Any:
         first, *rest = (self.expression(c) for c in tree.children)
         if not rest:
             return first
@@ -109,9 +109,10 @@ class Builder:
                 self.findings.add("E107", stage.span, "the pipe binds loosest", help=f"write {short}")
             elif not isinstance(stage, syntax.Broken):
                 self.findings.add("E107", stage.span, "this is a value", help="write an operation or a block there, such as x -> dense(10)")
-        return syntax.Pipe(first, stages, span) if all(isinstance(s, syntax.Name | syntax.Call) for s in stages) else syntax.Broken(span)
+        sound = tuple(s for s in stages if isinstance(s, syntax.Name | syntax.Call))
+        return syntax.Pipe(first, sound, span) if len(sound) == len(stages) else syntax.Broken(span)
 
-    def _chain(self, tree):  # type: ignore[no-untyped-def]
+    def _chain(self, tree: Any) -> Any:
         first = self.expression(tree.children[0])
         operators, operands = tree.children[1::2], tree.children[2::2]
         rest = tuple((str(o), self.expression(e)) for o, e in zip(operators, operands, strict=True))
@@ -119,13 +120,13 @@ class Builder:
 
     _sum = _product = _chain
 
-    def _negative(self, tree):  # type: ignore[no-untyped-def]
+    def _negative(self, tree: Any) -> Any:
         operand = self.expression(tree.children[1])
         if isinstance(operand, syntax.Number):
             return syntax.Number(-operand.value, self._tree_span(tree))
         return syntax.Negative(operand, self._tree_span(tree))
 
-    def _number(self, tree):  # type: ignore[no-untyped-def]
+    def _number(self, tree: Any) -> Any:
         text = str(tree.children[0])
         span = self._tree_span(tree)
         digits = text.rstrip("%")
@@ -141,23 +142,23 @@ class Builder:
             return syntax.Broken(span)
         return syntax.Number(value / 100 if text.endswith("%") else value, span)
 
-    def _string(self, tree):  # type: ignore[no-untyped-def]
+    def _string(self, tree: Any) -> Any:
         token = str(tree.children[0])[1:-1]
         return syntax.Text(_unescape(token), self._tree_span(tree))
 
-    def _boolean(self, tree):  # type: ignore[no-untyped-def]
+    def _boolean(self, tree: Any) -> Any:
         return syntax.Boolean(str(tree.children[0]) == "true", self._tree_span(tree))
 
-    def _list(self, tree):  # type: ignore[no-untyped-def]
+    def _list(self, tree: Any) -> Any:
         return syntax.List(tuple(self.expression(c) for c in tree.children if c is not None), self._tree_span(tree))
 
-    def _group(self, tree):  # type: ignore[no-untyped-def]
+    def _group(self, tree: Any) -> Any:
         return self.expression(tree.children[0])
 
-    def _name(self, tree):  # type: ignore[no-untyped-def]
+    def _name(self, tree: Any) -> Any:
         return syntax.Name(".".join(str(c) for c in tree.children), self._tree_span(tree))
 
-    def _call(self, tree):  # type: ignore[no-untyped-def]
+    def _call(self, tree: Any) -> Any:
         name, *arguments = tree.children
         made, seen, sound = [], False, True
         for argument in arguments:
@@ -173,7 +174,7 @@ class Builder:
             made.append(syntax.Argument(identifier, self.expression(value), span))
         return syntax.Call(self._name(name), tuple(made), self._tree_span(tree)) if sound else syntax.Broken(self._tree_span(tree))
 
-    def _broken(self, tree):  # type: ignore[no-untyped-def]
+    def _broken(self, tree: Any) -> Any:
         return syntax.Broken(self._tree_span(tree))
 
 

@@ -7,6 +7,7 @@ all independent mistakes of a file come out in one go.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ class Checker:
                 self.findings.add("E215", bound.span, f"`{before}` covers all that remains", name=f"`{bound.name}`", problem="is never reached",
                                   help=f"leave it out, or put it before `{before}`")  # fmt: skip
                 break
-            stage = guarded(self.findings, lambda bound=bound: bound.operation.function(bound.params, 1.0, Clock(1, 1)), bound)
+            stage = guarded(self.findings, partial(bound.operation.function, bound.params, 1.0, Clock(1, 1)), bound)
             if stage is None:
                 break
             if stage.steps is None:
@@ -219,7 +220,7 @@ class Checker:
             used.add(outline.split.params.stratify.name)
         known = (train is None and "train" not in self.file.broken) or (train is not None and "loss" not in train.failed)
         unfed = {i.name: i.span for i in network.inputs if i.name not in outline.names}
-        for name in sorted(outline.names - used):
+        for name in sorted(outline.names - used - outline.failed):
             close = suggestion(name, unfed)
             if close:
                 unfed.pop(close)

@@ -40,11 +40,13 @@ def flops(value: Value, n: int = 1) -> int:
     match value.op:
         case "matmul":
             a = value.operands[0]
-            return 2 * size * concrete(a.shape, n)[-2 if value.attributes["transpose_a"] else -1]
+            inner: int = concrete(a.shape, n)[-2 if value.attributes["transpose_a"] else -1]
+            return 2 * size * inner
         case "conv2d":
             return 2 * size * prod(concrete(value.operands[1].shape[1:], n))
         case "max_pool" | "avg_pool":
-            return size * prod(value.attributes["window"])
+            window: tuple[int, int] = value.attributes["window"]
+            return size * prod(window)
         case "reduce_sum" | "reduce_max" | "dot" | "argmax":
             return prod(concrete(value.operands[0].shape, n))
         case "softmax" | "log_softmax":

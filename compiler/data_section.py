@@ -9,7 +9,7 @@ from . import syntax
 from .declare import introduce
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Data, DataName, DataStep, Outline
-from .operation import Bound, Kind, Reference
+from .operation import Bound, Kind, Reference, find
 from .ops.planned import PLANNED, PLANNED_KEYS
 from .resolve import Resolver
 from .schema import Files, Schema
@@ -38,9 +38,9 @@ class DataChecker:
         split = self._split(entries.pop("split")) if "split" in entries else None
         found: dict[str, DataName] = {}
         for name, entry in entries.items():
-            made = self._data_name(name, entry, found, [*entries])
-            if made is not None:
-                found[name] = made
+            feed = self._data_name(name, entry, found, [*entries])
+            if feed is not None:
+                found[name] = feed
             else:
                 self.failed.add(name)
         stratify: Reference | None = getattr(split.params, "stratify", None) if split is not None else None
@@ -50,8 +50,8 @@ class DataChecker:
         data = None
         if source is not None and schema is not None:
             resolved = {}
-            for name, entry in found.items():
-                columns = self._columns(entry, schema)
+            for name, made in found.items():
+                columns = self._columns(made, schema)
                 if columns is not None:
                     resolved[name] = columns
                 else:
@@ -123,7 +123,7 @@ class DataChecker:
         if isinstance(word, syntax.Name) and word.text in PLANNED[Kind.STEP]:
             self.findings.add("E217", word.span, "a word of the language", help="leave it out", what=f"the data step `{word.text}`")
             return None
-        if isinstance(first, syntax.Name):
+        if isinstance(first, syntax.Name) and find(Kind.COLUMN, first.text) is None:
             if first.text in self.failed:
                 return None
             if first.text in known:

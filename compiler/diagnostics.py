@@ -73,6 +73,11 @@ class Refusal(Exception):
         super().__init__(CODES[code].title.format(**values))
 
 
+def _short(text: str) -> str:
+    """The text without the middle of what nobody reads to its end, such as a list of a thousand numbers."""
+    return text if len(text) <= 200 else f"{text[:120]} ... {text[-20:]}"
+
+
 class Findings:
     """Collects the diagnostics of one source, so that all independent mistakes are reported in one go."""
 
@@ -91,7 +96,7 @@ class Findings:
         notes: Iterable[Note] = (),
         **values: object,
     ) -> None:
-        title = CODES[code].title.format(**values)
+        title, label = _short(CODES[code].title.format(**values)), _short(label)
         key = code, title, span, label
         if key in self._seen:  # a block that is used several times is wrong once
             return
@@ -112,6 +117,10 @@ class Findings:
         name, nor an error takes it for what was meant.
         """
         return not self.errors or (mentions.get(name, 0) <= 1 and not any(f"`{name}`" in found.help for found in self.errors))
+
+    def unreadable_in(self, span: Span) -> bool:
+        """Whether something in the span could not be read, so that what is missing there may have been meant."""
+        return any(found.code.startswith("E1") and found.span is not None and span.start <= found.span.start < span.end for found in self.found)
 
     def add_refusal(self, refusal: Refusal, span: Span | None, notes: Iterable[Note] = ()) -> None:
         """Record a refusal at its own span if it has one, else at the given one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -41,6 +42,25 @@ def words_of(annotation: Any) -> tuple[tuple[str, ...], bool]:
     """The bare words that a field takes, and whether it takes quoted strings."""
     words = tuple(w for a in _annotations(annotation) if get_origin(a) is Literal for w in get_args(a))
     return words, any(a is str for a in _annotations(annotation))
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the argument of a field is read."""
+
+    marker: Of | Refers | None
+    each: bool  # the mark stands on the items of a list
+    words: tuple[str, ...]
+    quoted: bool
+    expected: str
+
+
+@cache
+def reading_of(params: type[Params], name: str) -> Reading:
+    info = argument_fields(params)[name]
+    marker = marker_of(info)
+    words, quoted = words_of(info.annotation)
+    return Reading(marker, marker is not None and tuple_of_marked(info), words, quoted, describe(info.annotation))
 
 
 @cache

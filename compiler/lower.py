@@ -167,12 +167,12 @@ def lower(
         count = seen[application.path] = seen.get(application.path, 0) + 1
         stream = application.path if count == 1 else f"{application.path}#{count}"
         build = LayerBuild(forward, application, training, frozen(application.path), choices[index], stream, max_bytes)
-        for output, value in enumerate(_apply(application, build, network, findings)):
-            forward.results[Ref(index, output)] = value
-    for output in network.outputs:
-        result = forward.results.get(output.ref)
-        if result is not None:
-            forward.outputs[output.name] = result
+        for output, result in enumerate(_apply(application, build, network, findings)):
+            forward.results[Ref(index, output)] = result
+    for named in network.outputs:
+        found = forward.results.get(named.ref)
+        if found is not None:
+            forward.outputs[named.name] = found
     return forward
 
 

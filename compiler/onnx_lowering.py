@@ -109,7 +109,7 @@ def _conv_transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:
                      kernel_shape=list(w.shape[2:]), output_padding=extra)  # fmt: skip
 
 
-def _pool(op: str, **more: int) -> Lowering:
+def _pool(op: str, **more: Any) -> Lowering:
     def lower(emit: Emitter, value: Value, inputs: list[str]) -> str:
         a = value.attributes
         return emit.node(op, inputs[0], kernel_shape=list(a["window"]), strides=list(a["stride"]), pads=_pads(value), **more)

@@ -24,7 +24,7 @@ from .build import Builder
 from .diagnostics import Findings, suggestion
 from .source import Source, Span
 
-MAX_BYTES = 200_000
+MAX_BYTES = 100_000
 MAX_NESTING = 60
 MAX_LEXICAL_ERRORS = 20
 RESERVED = frozenset(("let", "data", "train", "tune", "export", "network", "block", "shared", "return", "in", "true", "false"))
@@ -131,6 +131,7 @@ class _Reader:
                 return [token.update(type="BROKEN") if token.start_pos in strings else token for token in _lark().lex(text)]
             except UnexpectedCharacters as stop:
                 at = stop.pos_in_stream
+                assert at is not None, "lark gives a place"
             if len(self.bad) >= MAX_LEXICAL_ERRORS:
                 return []
             character, end, filler = text[at], at + 1, " "
@@ -377,20 +378,20 @@ def _statements(body: list[Token]) -> list[int]:
     for index, token in enumerate(body):
         depth += (token.type in _OPENING) - (token.type in _CLOSING)
         inside = index > 0 and body[index - 1].type in ("COMMA", "RETURN")
-        if depth == 0 and (token.type == "RETURN" or (not inside and _target(body[index:]))):
+        if depth == 0 and (token.type == "RETURN" or (not inside and _target(body, index))):
             starts.append(index)
     return starts
 
 
-def _target(tokens: list[Token]) -> list[Token]:
-    """The leading `a, b =` or `name in` or `return` of a statement; empty where there is none."""
-    if tokens and tokens[0].type == "RETURN":
-        return tokens[:1]
-    index = 0
+def _target(tokens: list[Token], start: int = 0) -> list[Token]:
+    """The `a, b =` or `name in` or `return` of a statement that begins at `start`; empty where there is none."""
+    if start < len(tokens) and tokens[start].type == "RETURN":
+        return tokens[start : start + 1]
+    index = start
     while index + 1 < len(tokens) and tokens[index].type == "NAME":
         following = tokens[index + 1].type
         if following in ("EQUAL", "IN"):
-            return tokens[: index + 2]
+            return tokens[start : index + 2]
         if following != "COMMA":
             break
         index += 2

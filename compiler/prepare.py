@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from .diagnostics import Findings, Note, Refusal
@@ -86,7 +87,7 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
             raise
         inverse = bound.operation.extra.get("inverse")
         if inverse is not None:
-            back.insert(0, lambda y, inverse=inverse, build=build, p=bound.params: inverse(build, y, p))
+            back.insert(0, partial(_back, inverse, build, bound.params))
         elif bound.name not in ("flatten", "reshape", "impute"):
             invertible = False
     prepared.column = column
@@ -101,6 +102,11 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
 
         prepared.inverse = inverse_of
     return prepared
+
+
+def _back(inverse: Callable[..., Value], build: FieldBuild, p: Any, y: Value) -> Value:
+    """The way back through one step."""
+    return inverse(build, y, p)
 
 
 def decode(index: Value, column: Column) -> Value:
@@ -133,8 +139,18 @@ def check_feeds(network: Network, prepared: Mapping[str, Prepared], data: Data, 
             continue
         got = prepared[declared.name].column.value.type
         wanted = TensorType(dtype if declared.dtype == "float32" else declared.dtype, (N, *declared.shape))
-        if got != wanted:
+        if got != wanted and not _may_shrink(data, data.names[declared.name], prepared[declared.name], wanted):
             _mismatch(declared, got, wanted, data.names[declared.name].span, findings)
+
+
+def _may_shrink(data: Data, name: DataName, prepared: Prepared, wanted: TensorType) -> bool:
+    """Whether the input fits if some values stand outside the training rows only: known once the data is split."""
+    values = data.schema.values.get(name.columns[0])
+    last = name.steps[-1].bound if name.steps else None
+    if values is None or data.split is None or last is None or last.name != "one_hot" or last.params.classes is not None:
+        return False
+    got = prepared.column.value.type
+    return (got.dtype, got.shape[:-1]) == (wanted.dtype, wanted.shape[:-1]) and 0 < int(wanted.shape[-1]) < len(values)  # type: ignore[arg-type]
 
 
 def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:

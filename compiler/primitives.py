@@ -219,7 +219,7 @@ def _convolution(y: Value) -> dict[str, Any]:
 
 
 def _conv2d_input(g: TensorType, w: TensorType, size: Any, groups: int, **_: Any) -> TensorType:
-    return g.with_shape((g.shape[0], w.shape[1] * groups, *size))
+    return g.with_shape((g.shape[0], w.shape[1] * groups, *size))  # type: ignore[operator]
 
 
 def _conv2d_weight(x: TensorType, g: TensorType, window: Any, groups: int, **_: Any) -> TensorType:
@@ -246,8 +246,7 @@ def _concat_gradient(g: Value, y: Value, *operands: Value) -> tuple[Value | None
     axis, start, parts = y.attributes["axis"], 0, []
     for operand in operands:
         length = operand.shape[axis]
-        # Rows of whole batches are joined in gradients of sequences alone; differentiated again, their sum is taken apart there.
-        assert isinstance(length, int), "a concatenation of batches is not differentiated"
+        assert isinstance(length, int), "whole batches are joined after differentiation alone (passes/products.py)"
         stop = start + length
         parts.append(apply("slice", g, axis=axis, start=start, stop=stop))
         start = stop
@@ -299,7 +298,7 @@ def _pick_scratch(y: Value) -> tuple[TensorType, ...]:
 
 def _padded(x: TensorType, padding: Any) -> TensorType:
     n, c, h, w = x.shape
-    return x.with_shape((n, c, h + sum(padding[0]), w + sum(padding[1])))  # type: ignore[operator]
+    return x.with_shape((n, c, h + sum(padding[0]), w + sum(padding[1])))
 
 
 def _rows(y: TensorType) -> TensorType:
@@ -354,7 +353,7 @@ _define("scalar", lambda name, dtype: TensorType(dtype, ()), leaf=True)  # a num
 _define("constant", lambda value, dtype: TensorType(dtype, ()), leaf=True)
 _define("axis_size", lambda x, axis, dtype: TensorType(dtype, ()), lambda g, y, x: (None,))
 
-for _name, _gradient in {
+_UNARY: dict[str, Gradient] = {
     "negative": lambda g, y, x: (-g,),
     "exp": lambda g, y, x: (g * y,),
     "log": lambda g, y, x: (g / x,),
@@ -368,10 +367,11 @@ for _name, _gradient in {
     "absolute": lambda g, y, x: (g * apply("sign", x),),
     "sign": lambda g, y, x: (None,),
     "floor": lambda g, y, x: (None,),
-}.items():
+}
+for _name, _gradient in _UNARY.items():
     _define(_name, _same, _gradient, elementwise=True)
 
-for _name, _gradient in {
+_BINARY: dict[str, Gradient] = {
     "add": lambda g, y, a, b: (g, g),
     "subtract": lambda g, y, a, b: (g, -g),
     "multiply": lambda g, y, a, b: (g * b, g * a),
@@ -380,7 +380,8 @@ for _name, _gradient in {
     # At a tie the cotangent goes to the second operand: relu = maximum(x, 0) has slope 0 at 0.
     "maximum": lambda g, y, a, b: (mask(g, apply("greater", a, b)), mask(g, apply("less_equal", a, b))),
     "minimum": lambda g, y, a, b: (mask(g, apply("less", a, b)), mask(g, apply("greater_equal", a, b))),
-}.items():
+}
+for _name, _gradient in _BINARY.items():
     _define(_name, _broadcast, _gradient, elementwise=True)
 
 for _name in ("greater", "greater_equal", "less", "less_equal", "equal"):

@@ -13,11 +13,11 @@ from pydantic.fields import FieldInfo
 
 from . import syntax
 from .diagnostics import Findings, did_you_mean, suggestion
-from .fields import argument_fields, describe, marker_of, tuple_of_marked, words_of
+from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
 from .ops.planned import PLANNED, PLANNED_ARGUMENTS
 from .source import Span
-from .values import UNKNOWN, Deferred, Given, Quoted, Scope, Tensors, Unknown, a, shown
+from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, Unknown, a, shown
 
 _SECTIONS = frozenset(("train", "export"))
 LARGEST = 1e300
@@ -210,12 +210,13 @@ class Resolver:
     def bind(self, operation: Operation, span: Span, given: list[Given]) -> Bound | None:
         """Check names, types and ranges of arguments against the parameter model; None where something is wrong."""
         values, spans, sound = self.arguments(operation, span, given)
-        if not sound:
-            return None
+        kept = {name: value for name, value in values.items() if value is not UNKNOWN}
         try:
-            params = operation.params(**values)
+            params = operation.params(**kept)
         except ValidationError as error:
-            self._report(operation, error, values, spans, span)
+            self._report(operation, error, kept, spans, span)
+            return None
+        if not sound:
             return None
         for name, idle, why in _IDLE:
             if name in values and idle(operation, params):
@@ -226,14 +227,13 @@ class Resolver:
     def bind_section(self, operation: Operation, span: Span, given: list[Given]) -> tuple[dict[str, Any], dict[str, Span], frozenset[str]]:
         """The sound keys of a section with their places, and the names of the others, which were reported."""
         values, spans, _ = self.arguments(operation, span, given)
-        failed = {name for name, value in values.items() if value is UNKNOWN}
-        kept = {name: value for name, value in values.items() if name not in failed}
+        failed = {name for name, value in values.items() if value is UNKNOWN or isinstance(value, Incomplete)}
+        kept = {name: tuple(value) if isinstance(value, Incomplete) else value for name, value in values.items() if value is not UNKNOWN}
         try:
             operation.params(**kept)
         except ValidationError as error:
-            missing = {str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"}
-            wrong = self._report(operation, error, kept, spans, span, ignore=missing)
-            failed |= missing | wrong
+            wrong = self._report(operation, error, kept, spans, span)
+            failed |= wrong | {name for name, f in argument_fields(operation.params).items() if f.is_required() and name not in kept}
             kept = {name: value for name, value in kept.items() if name not in wrong}
         return kept, spans, frozenset(failed)
 
@@ -264,8 +264,8 @@ class Resolver:
                 self.findings.add("E221", at, "given before", help="keep one of them", argument=name)
                 sound = False
                 continue
-            value = self._coerce(argument, name, fields[name]) if name in fields else _plain(argument.value)
-            sound = sound and value is not UNKNOWN
+            value = self._coerce(argument, name, reading_of(operation.params, name)) if name in fields else _plain(argument.value)
+            sound = sound and value is not UNKNOWN and not isinstance(value, Incomplete)
             values[name], spans[name] = value, at
         meant = {suggestion(name, fields) for name in unknown}
         for name, f in fields.items():
@@ -293,22 +293,17 @@ class Resolver:
 
     # One field
 
-    def _coerce(self, given: Given, name: str, info: FieldInfo) -> Any:
-        marker = marker_of(info)
-        value = given.value
+    def _coerce(self, given: Given, name: str, reading: Reading) -> Any:
+        value, marker = given.value, reading.marker
         if value is UNKNOWN:
             return UNKNOWN
         if isinstance(marker, Of):
-            many = tuple_of_marked(info)
-            return self._bounds(given, name, marker) if not many else self._each(given, name, lambda g: self._bounds(g, name, marker))
+            return self._each(given, name, lambda g: self._bounds(g, name, marker)) if reading.each else self._bounds(given, name, marker)
         if isinstance(marker, Refers):
-            if tuple_of_marked(info):
-                return self._each(given, name, lambda g: self._referred(g, name))
-            return self._referred(given, name)
-        words, quoted = words_of(info.annotation)
-        if isinstance(given.node, syntax.Name) and given.node.text in words:
+            return self._each(given, name, lambda g: self._referred(g, name)) if reading.each else self._referred(given, name)
+        if isinstance(given.node, syntax.Name) and given.node.text in reading.words:
             return given.node.text
-        return self._word(value, given.span, name, words, quoted, info)
+        return self._word(value, given.span, name, reading)
 
     def _each(self, given: Given, name: str, read: Callable[[Given], Any]) -> Any:
         """A list written as a list of names or calls."""
@@ -318,7 +313,7 @@ class Resolver:
             self.findings.add("E206", given.span, f"this is {shown(given.value)}", argument=name, expected="a list", help=f"write it in brackets: {example}")
             return UNKNOWN
         found = [read(Given(None, v, v.expression.span if isinstance(v, Deferred) else given.span)) for v in given.value]
-        return UNKNOWN if any(f is UNKNOWN for f in found) else tuple(found)
+        return Incomplete(f for f in found if f is not UNKNOWN) if any(f is UNKNOWN for f in found) else tuple(found)
 
     def _referred(self, given: Given, name: str) -> Any:
         reference = self._reference(given)
@@ -336,8 +331,7 @@ class Resolver:
                               help=f"write {a(marker.kind.value)}{example}")  # fmt: skip
             return UNKNOWN
         if marker.many:
-            terms = self._terms(value.expression, value.scope, marker.kind, 1.0)
-            return UNKNOWN if terms is None else tuple(terms)
+            return self._terms(value.expression, value.scope, marker.kind, 1.0)
         if marker.chain:
             node = value.expression
             parts = (node.first, *node.stages) if isinstance(node, syntax.Pipe) else (node,)
@@ -346,24 +340,20 @@ class Resolver:
         bound = self.call(marker.kind, value.expression, value.scope)
         return UNKNOWN if bound is None else bound
 
-    def _terms(self, node: syntax.Expression, scope: Scope, kind: Kind, weight: float) -> list[Weighted] | None:
+    def _terms(self, node: syntax.Expression, scope: Scope, kind: Kind, weight: float) -> tuple[Weighted, ...]:
         """A sum of operations with constant weights: `0.5 * f(a) + g(b)`."""
         if isinstance(node, syntax.Negative):
             return self._terms(node.operand, scope, kind, -weight)
         if isinstance(node, syntax.Chain) and node.rest[0][0] in "+-":
-            found: list[Weighted] = []
-            sound = True
-            for op, part in (("+", node.first), *node.rest):
-                terms = self._terms(part, scope, kind, weight if op == "+" else -weight)
-                sound = sound and terms is not None
-                found += terms or []
-            return found if sound else None
+            parts = [self._terms(part, scope, kind, weight if op == "+" else -weight) for op, part in (("+", node.first), *node.rest)]
+            found = [term for terms in parts for term in terms]
+            return Incomplete(found) if any(isinstance(terms, Incomplete) for terms in parts) else tuple(found)
         if isinstance(node, syntax.Chain):
             term: syntax.Expression | None = None
             for op, part in (("*", node.first), *node.rest):
                 value = self.evaluate(part, scope)
                 if value is UNKNOWN:
-                    return None
+                    return Incomplete()
                 if isinstance(value, int | float) and not isinstance(value, bool) and (op == "*" or (op == "/" and value)):
                     weight = weight * value if op == "*" else weight / value
                 elif isinstance(value, Deferred) and op == "*" and term is None:
@@ -371,7 +361,7 @@ class Resolver:
                 else:
                     self.findings.add("E206", part.span, f"this is {shown(value)}", argument="a term", expected=f"a number times {a(kind.value)}",
                                       help=f"write 0.5 * {names(kind)[0]}(...)")  # fmt: skip
-                    return None
+                    return Incomplete()
             if term is not None:
                 return self._terms(term, scope, kind, weight)
         if isinstance(node, syntax.Name):
@@ -379,13 +369,13 @@ class Resolver:
             if isinstance(value, Deferred) and not isinstance(value.expression, syntax.Name):
                 return self._terms(value.expression, value.scope, kind, weight)
         bound = self.call(kind, node, scope)
-        return None if bound is None else [Weighted(weight, bound)]
+        return Incomplete() if bound is None else (Weighted(weight, bound),)
 
-    def _word(self, value: Any, span: Span, name: str, words: tuple[str, ...], quoted: bool, info: FieldInfo) -> Any:
+    def _word(self, value: Any, span: Span, name: str, reading: Reading) -> Any:
         """A constant for a field that holds numbers, booleans, words, strings or lists of these."""
-        expected = describe(info.annotation)
+        words, quoted, expected = reading.words, reading.quoted, reading.expected
         if isinstance(value, tuple):
-            items = tuple(self._word(v, span, name, words, quoted, info) for v in value)
+            items = tuple(self._word(v, span, name, reading) for v in value)
             return UNKNOWN if any(i is UNKNOWN for i in items) else items
         if isinstance(value, Deferred):
             node, text = value.expression, _word_text(value.expression)
@@ -416,14 +406,16 @@ class Resolver:
         return value
 
     def _report(
-        self, operation: Operation, error: ValidationError, values: dict[str, Any], spans: dict[str, Span], span: Span, ignore: Iterable[str] = ()
+        self, operation: Operation, error: ValidationError, values: dict[str, Any], spans: dict[str, Span], span: Span
     ) -> set[str]:
-        """Pydantic's findings in the language's words, one for each argument; the names of the arguments."""
+        """Pydantic's findings in the language's words, one for each argument; the names of the arguments. What is missing has been
+        reported before.
+        """
         fields = argument_fields(operation.params)
         reported: set[str] = set()
         for item in sorted(error.errors(), key=lambda e: e["type"] in _TYPE_ERRORS):
             name = str(item["loc"][0])
-            if name in reported or name in ignore:
+            if name in reported or item["type"] == "missing":
                 continue
             reported.add(name)
             at, value, context = spans.get(name, span), values.get(name), item.get("ctx") or {}
@@ -437,7 +429,7 @@ class Resolver:
                 self.findings.add("E207", at, f"{name}: {fields[name].description}", argument=name, value=shown(value), bound=limit, help=help)
                 continue
             assert item["type"] in _TYPE_ERRORS, f"pydantic's {item['type']} has no words of ours"
-            expected = describe(fields[name].annotation)
+            expected = reading_of(operation.params, name).expected
             help = f"give {expected}"
             if isinstance(value, float) and "whole number" in expected and "number or" not in expected:
                 whole = self._text(at)
@@ -454,7 +446,7 @@ class Resolver:
 
 # Arguments that another one makes idle: what has no effect is an error, like everything that would be ignored.
 _IDLE: tuple[tuple[str, Callable[[Operation, Any], bool], str], ...] = (
-    ("bias_init", lambda operation, p: not p.bias, "bias=false leaves no bias to start"),
+    ("bias_init", lambda operation, p: operation.kind is Kind.LAYER and not p.bias, "bias=false leaves no bias to start"),
     ("rate", lambda operation, p: operation.kind is Kind.GROUP and p.frozen, "what is frozen has no learning rate"),
     ("value", lambda operation, p: operation.name == "impute" and p.strategy != "constant", "only impute(constant) takes it"),
 )
@@ -470,7 +462,7 @@ _BOUNDS = {
     "finite_number": "finite",
 }
 _TYPE_ERRORS = frozenset(
-    ("int_type", "float_type", "bool_type", "string_type", "literal_error", "tuple_type", "none_required", "is_instance_of", "missing",
+    ("int_type", "float_type", "bool_type", "string_type", "literal_error", "tuple_type", "none_required", "is_instance_of",
      "int_from_float", "dataclass_type", "dataclass_exact_type")
 )  # fmt: skip
 

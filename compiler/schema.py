@@ -11,6 +11,7 @@ import gzip
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +105,7 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError as error:
         raise Refusal("E410", label=f"byte {error.start} is not UTF-8", path=path.name, help="save it as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
+    except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=path.name, help="fetch or write the file again") from None
 
 
@@ -151,6 +152,8 @@ def csv_schema(path: Path, separator: str, header: bool, missing: Iterable[str])
 
 _IDX_TYPES = {0x08: ("uint8", 1), 0x09: ("int8", 1), 0x0B: ("int16", 2), 0x0C: ("int32", 4), 0x0D: ("float32", 4), 0x0E: ("float64", 8)}
 
+_MOST_PACKED = 1100  # what deflate can pack into a byte, and a little more
+
 
 def idx_header(path: Path) -> tuple[str, tuple[int, ...], int]:
     """dtype, shape and length of the header of an idx file, gzipped or not."""
@@ -161,7 +164,7 @@ def idx_header(path: Path) -> tuple[str, tuple[int, ...], int]:
             if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _IDX_TYPES or not 1 <= start[3] <= 4:
                 raise Refusal("E410", label="no idx header at its start", path=path.name, help="give an idx file, such as MNIST's")
             raw = file.read(4 * start[3])
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
+    except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=path.name, help="fetch the file again") from None
     if len(raw) < 4 * start[3]:
         raise Refusal("E410", label="its header is cut short", path=path.name, help="fetch the file again")
@@ -175,19 +178,23 @@ def idx_bytes(path: Path) -> bytes:
     for d in shape:
         size *= d
     opened = gzip.open if path.suffix == ".gz" else open
-    if path.suffix != ".gz" and path.stat().st_size - offset < size:
+    held = path.stat().st_size * (_MOST_PACKED if path.suffix == ".gz" else 1)
+    if held < size:
         raise Refusal("E410", label=f"its header declares {size:,} bytes", path=path.name, help="fetch the file again")
     try:
         with opened(path, "rb") as file:
             file.read(offset)
             data = file.read(size)
-    except (gzip.BadGzipFile, EOFError, OSError) as error:
+            more = file.read(1)  # at the end of a gzip file its checksum is compared
+    except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=path.name, help="fetch the file again") from None
     except MemoryError:
         raise Refusal("E410", label=f"its header declares {size:,} bytes", path=path.name, help="fetch the file again") from None
     if len(data) < size:
         raise Refusal("E410", label=f"{len(data):,} bytes of the {size:,} that its header declares", path=path.name,
                       help="fetch the file again")  # fmt: skip
+    if more:
+        raise Refusal("E410", label=f"more bytes than the {size:,} that its header declares", path=path.name, help="fetch the file again")
     return data
 
 
@@ -226,6 +233,11 @@ def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             found: dict[str, tuple[str, tuple[int, ...]]] = {}
             for info in archive.infolist():
                 name = info.filename.removesuffix(".npy")
+                if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise Refusal("E410", label=f"`{name}` is encrypted, or packed in a way of its own", path=path.name, help="write it with numpy.savez")
+                if info.file_size > info.compress_size * _MOST_PACKED + 1000:
+                    raise Refusal("E410", label=f"`{name}` claims {info.file_size:,} bytes in {info.compress_size:,}", path=path.name,
+                                  help="write the file again")  # fmt: skip
                 if name in found:
                     raise Refusal("E410", label=f"it holds `{name}` twice", path=path.name, help="write the file again")
                 with archive.open(info) as member:
@@ -238,7 +250,7 @@ def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                                       path=path.name, help="write the file again")  # fmt: skip
                 found[name] = dtype, shape
             return found
-    except (zipfile.BadZipFile, OSError, EOFError, struct.error) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError) as error:
         raise Refusal("E410", label=str(error), path=path.name, help="write it with numpy.savez") from None
 
 

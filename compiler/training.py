@@ -414,7 +414,7 @@ def rates(train: TrainParams, steps_per_epoch: int) -> Callable[[int], float]:
         start += stage.steps if stage.steps is not None else everything - start
 
     def rate(step: int) -> float:
-        chosen = 0, lambda i: lr
+        chosen: tuple[int, Callable[[int], float]] = (0, lambda i: lr)
         for candidate in stages:
             if candidate[0] <= step:
                 chosen = candidate

@@ -41,6 +41,10 @@ class Unknown:
 UNKNOWN = Unknown()
 
 
+class Incomplete(tuple[Any, ...]):
+    """The sound items of a list or a sum; the others were reported."""
+
+
 @dataclass
 class Scope:
     """Names in force: `let` constants outside, block parameters and statements inside."""

@@ -53,7 +53,7 @@ def _show_advice(program: pipeline.Program) -> None:
         print(render_text(diagnostic), file=sys.stderr)
 
 
-def _refuse(code: str, label: str, help: str, **values: object) -> None:
+def _refuse(code: str, label: str, help: str, **values: Any) -> None:
     findings = Findings(Source("", ""))
     findings.add(code, None, label, help=help, **values)
     findings.stop_on_errors()
@@ -152,7 +152,6 @@ def _report(result: Any) -> None:
 
 def train(options: Namespace) -> int:
     result = _train(options)
-    _show_advice(result.model.program)
     _report(result)
     return 0
 
@@ -215,7 +214,6 @@ def run(options: Namespace) -> int:
     from .runtime.run import Run
 
     result = _train(options)
-    _show_advice(result.model.program)
     _report(result)
     _export(result.model, Run(result.run).rows(), result.run / "export")
     return 0

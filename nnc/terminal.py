@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .compiler.diagnostics import render_text
+
 if TYPE_CHECKING:
     from .runtime.train import Progress
 
@@ -81,6 +83,8 @@ class Lines:
         self.begun = time.monotonic()
         rows = ", ".join(f"{name} {len(rows):,}" for name, rows in data.splits.items())
         parameters = sum(a.size for a in model.parameters.values())
+        for diagnostic in model.program.findings.advice:
+            self.note(render_text(diagnostic))
         resumed = f", from epoch {epoch + 1}" if epoch else ""
         self.note(f"training {parameters:,} parameters on {rows} rows{resumed}")
 

@@ -60,7 +60,8 @@ def _disagreement(report: dict[str, Any]) -> str:
 
 
 def _name(experiment: Experiment) -> str:
-    return experiment.network.name or Path(experiment.source.name).stem.strip("<>") or "network"
+    name = experiment.network.name or Path(experiment.source.name).stem.strip("<>") or "network"
+    return name.encode("utf-8", "replace").decode()  # a file's name need not be UTF-8, text in ONNX is
 
 
 def _metadata(experiment: Experiment) -> dict[str, str]:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
 from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
@@ -20,8 +19,10 @@ from nnc.compiler.source import Source
 from . import recurrent
 from .special import erf
 
-Array = np.ndarray[Any, Any]
-Kernel = Callable[..., Any]
+from . import windows
+
+Array = windows.Array
+Kernel = windows.Kernel
 
 
 class Randomness:
@@ -41,7 +42,7 @@ class Randomness:
         state["state"]["counter"] = np.array([0, 0, self.step, 0], np.uint64)
         state["buffer"], state["buffer_pos"], state["has_uint32"] = self._empty, 4, 0
         self._bits.state = state
-        return self._bits.random_raw(count)  # type: ignore[return-value]
+        return self._bits.random_raw(count)
 
 
     def normal(self, stream: int, out: Array) -> None:
@@ -97,7 +98,7 @@ def _reduce(ufunc: np.ufunc) -> Callable[[Value, int, Randomness], Kernel]:
     def make(value: Value, n: int, randomness: Randomness) -> Kernel:
         axes, keepdims = value.attributes["axes"], value.attributes["keepdims"]
         axis = axes[0] if len(axes) == 1 else axes
-        return lambda x, out: ufunc.reduce(x, axis, None, out, keepdims)
+        return lambda x, out: ufunc.reduce(x, axis=axis, out=out, keepdims=keepdims)
 
     return make
 
@@ -126,10 +127,10 @@ def _softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
     def softmax(x: Array, out: Array, row: Array) -> None:
-        np.maximum.reduce(x, axis, None, row, True)
+        np.maximum.reduce(x, axis=axis, out=row, keepdims=True)
         np.subtract(x, row, out)
         np.exp(out, out)
-        np.add.reduce(out, axis, None, row, True)
+        np.add.reduce(out, axis=axis, out=row, keepdims=True)
         np.divide(out, row, out)
 
     return softmax
@@ -139,243 +140,14 @@ def _log_softmax(value: Value, n: int, randomness: Randomness) -> Kernel:
     axis = value.attributes["axis"]
 
     def log_softmax(x: Array, out: Array, powers: Array, row: Array) -> None:
-        np.maximum.reduce(x, axis, None, row, True)
+        np.maximum.reduce(x, axis=axis, out=row, keepdims=True)
         np.subtract(x, row, out)
         np.exp(out, powers)
-        np.add.reduce(powers, axis, None, row, True)
+        np.add.reduce(powers, axis=axis, out=row, keepdims=True)
         np.log(row, row)
         np.subtract(out, row, out)
 
     return log_softmax
-
-
-# Convolution: patches as rows, one product. Images are [sample, channel, height, width].
-
-
-def _padder(padding: Any, fill: float) -> Callable[[Array, Array], Array]:
-    """Copy an image into its padded work space; without padding the image itself is used."""
-    (top, bottom), (left, right) = padding
-    if not (top or bottom or left or right):
-        return lambda x, padded: x
-
-    def pad(x: Array, padded: Array) -> Array:
-        padded.fill(fill)
-        padded[:, :, top : top + x.shape[2], left : left + x.shape[3]] = x
-        return padded
-
-    return pad
-
-
-def _interior(padding: Any, size: tuple[int, ...]) -> tuple[slice, ...]:
-    (top, _), (left, _) = padding
-    return slice(None), slice(None), slice(top, top + size[0]), slice(left, left + size[1])
-
-
-def _patches(x: Array, out_size: tuple[int, ...], window: Any, stride: Any, dilation: Any) -> Array:
-    """A view [sample, row, column, channel, kernel row, kernel column] of a padded image."""
-    sn, sc, sh, sw = x.strides
-    shape = (x.shape[0], *out_size, x.shape[1], *window)
-    return as_strided(x, shape, (sn, sh * stride[0], sw * stride[1], sc, sh * dilation[0], sw * dilation[1]), writeable=False)
-
-
-class _Convolution:
-    """The geometry that the three products of a convolution share."""
-
-    def __init__(self, value: Value, n: int, image: Value, weight: Value, output: Value):
-        a = value.attributes
-        self.stride, self.dilation, self.groups, self.padding = a["stride"], a["dilation"], a["groups"], a["padding"]
-        self.image = concrete(image.shape, n)
-        self.weight = concrete(weight.shape, n)
-        self.output = concrete(output.shape, n)
-        self.pad = _padder(self.padding, 0.0)
-        taps = self.weight[2] * self.weight[3]
-        self.columns = [slice(g * self.weight[1] * taps, (g + 1) * self.weight[1] * taps) for g in range(self.groups)]
-        per = self.weight[0] // self.groups
-        self.outputs = [slice(g * per, (g + 1) * per) for g in range(self.groups)]
-
-    def gather(self, x: Array, padded: Array, columns: Array) -> None:
-        """Patches of the image as rows of `columns`."""
-        patches = _patches(self.pad(x, padded), self.output[2:], self.weight[2:], self.stride, self.dilation)
-        np.copyto(columns.reshape(patches.shape), patches)
-
-    def scatter(self, columns: Array, padded: Array, out: Array) -> None:
-        """Add patches back to the places they came from."""
-        kh, kw = self.weight[2:]
-        oh, ow = self.output[2:]
-        patches = columns.reshape(self.image[0], oh, ow, self.image[1], kh, kw)
-        padded.fill(0.0)
-        for i in range(kh):
-            for j in range(kw):
-                top, left = i * self.dilation[0], j * self.dilation[1]
-                part = padded[:, :, top : top + oh * self.stride[0] : self.stride[0], left : left + ow * self.stride[1] : self.stride[1]]
-                np.add(part, patches[..., i, j].transpose(0, 3, 1, 2), part)
-        np.copyto(out, padded[_interior(self.padding, self.image[2:])])
-
-    def channels_last(self, y: Array, rows: Array) -> None:
-        n, c, h, w = self.output
-        np.copyto(rows.reshape(n, h, w, c), y.transpose(0, 2, 3, 1))
-
-
-def _conv2d(value: Value, n: int, randomness: Randomness) -> Kernel:
-    x_value, w_value = value.operands
-    c = _Convolution(value, n, x_value, w_value, value)
-
-    def conv2d(x: Array, w: Array, out: Array, padded: Array, columns: Array, rows: Array) -> None:
-        c.gather(x, padded, columns)
-        flat = w.reshape(w.shape[0], -1)
-        if c.groups == 1:
-            np.matmul(columns, flat.T, rows)
-        else:
-            for o, k in zip(c.outputs, c.columns, strict=True):
-                np.matmul(columns[:, k], flat[o].T, rows[:, o])
-        batch, channels, high, wide = c.output
-        np.copyto(out, rows.reshape(batch, high, wide, channels).transpose(0, 3, 1, 2))
-
-    return conv2d
-
-
-def _conv2d_input_gradient(value: Value, n: int, randomness: Randomness) -> Kernel:
-    g_value, w_value = value.operands
-    c = _Convolution(value, n, value, w_value, g_value)
-
-    def input_gradient(g: Array, w: Array, out: Array, padded: Array, columns: Array, rows: Array) -> None:
-        c.channels_last(g, rows)
-        flat = w.reshape(w.shape[0], -1)
-        if c.groups == 1:
-            np.matmul(rows, flat, columns)
-        else:
-            for o, k in zip(c.outputs, c.columns, strict=True):
-                np.matmul(rows[:, o], flat[o], columns[:, k])
-        c.scatter(columns, padded, out)
-
-    return input_gradient
-
-
-def _conv2d_weight_gradient(value: Value, n: int, randomness: Randomness) -> Kernel:
-    x_value, g_value = value.operands
-    c = _Convolution(value, n, x_value, value, g_value)
-
-    def weight_gradient(x: Array, g: Array, out: Array, padded: Array, columns: Array, rows: Array, flat: Array) -> None:
-        c.gather(x, padded, columns)
-        c.channels_last(g, rows)
-        if c.groups == 1:
-            np.matmul(rows.T, columns, flat)
-        else:
-            for o, k in zip(c.outputs, c.columns, strict=True):
-                np.matmul(rows[:, o].T, columns[:, k], flat[o])
-        np.copyto(out, flat.reshape(out.shape))
-
-    return weight_gradient
-
-
-# Pooling: one strided view of the padded image for each place of the window
-
-
-def _places(value: Value, n: int, output: Value) -> list[tuple[slice, ...]]:
-    window, stride = value.attributes["window"], value.attributes["stride"]
-    _, _, oh, ow = concrete(output.shape, n)
-    return [
-        (slice(None), slice(None), slice(i, i + oh * stride[0], stride[0]), slice(j, j + ow * stride[1], stride[1]))
-        for i in range(window[0])
-        for j in range(window[1])
-    ]
-
-
-def _max_pool(value: Value, n: int, randomness: Randomness) -> Kernel:
-    places = _places(value, n, value)
-    pad = _padder(value.attributes["padding"], -np.inf)
-
-    def max_pool(x: Array, out: Array, padded: Array) -> None:
-        x = pad(x, padded)
-        np.copyto(out, x[places[0]])
-        for place in places[1:]:
-            np.maximum(out, x[place], out=out)
-
-    return max_pool
-
-
-def _each_maximum(value: Value, n: int) -> Callable[[Array, Array, Array, Array, Array], Any]:
-    """Go through the window's places with a mask of where the first maximum stands."""
-    places = _places(value, n, value.operands[1])
-    pad = _padder(value.attributes["padding"], -np.inf)
-
-    def walk(x: Array, top: Array, padded: Array, free: Array, hit: Array) -> Any:
-        x = pad(x, padded)
-        free.fill(True)
-        for place in places:
-            np.equal(x[place], top, hit)
-            np.logical_and(hit, free, hit)
-            np.greater(free, hit, free)
-            yield place
-
-    return walk
-
-
-def _max_pool_gradient(value: Value, n: int, randomness: Randomness) -> Kernel:
-    walk = _each_maximum(value, n)
-    inside = _interior(value.attributes["padding"], concrete(value.shape, n)[2:])
-
-    def gradient(x: Array, top: Array, g: Array, out: Array, padded: Array, spread: Array, free: Array, hit: Array) -> None:
-        spread.fill(0.0)
-        for place in walk(x, top, padded, free, hit):
-            part = spread[place]
-            np.add(part, g, part, where=hit)
-        np.copyto(out, spread[inside])
-
-    return gradient
-
-
-def _max_pool_gather(value: Value, n: int, randomness: Randomness) -> Kernel:
-    walk = _each_maximum(value, n)
-    pad = _padder(value.attributes["padding"], 0.0)
-
-    def gather(x: Array, top: Array, g: Array, out: Array, padded: Array, spread: Array, free: Array, hit: Array) -> None:
-        source = pad(g, spread)
-        for place in walk(x, top, padded, free, hit):
-            np.copyto(out, source[place], where=hit)
-
-    return gather
-
-
-def _inverse_counts(value: Value, n: int, image: Value, output: Value) -> Array:
-    """1 / the number of elements of each window that are no padding."""
-    (top, bottom), (left, right) = value.attributes["padding"]
-    _, _, h, w = concrete(image.shape, n)
-    inside = np.zeros((1, 1, h + top + bottom, w + left + right), value.dtype)
-    inside[:, :, top : top + h, left : left + w] = 1
-    counts = sum(inside[place] for place in _places(value, n, output))
-    return 1 / np.asarray(counts, value.dtype)
-
-
-def _avg_pool(value: Value, n: int, randomness: Randomness) -> Kernel:
-    places = _places(value, n, value)
-    pad = _padder(value.attributes["padding"], 0.0)
-    inverse = _inverse_counts(value, n, value.operands[0], value)
-
-    def avg_pool(x: Array, out: Array, padded: Array) -> None:
-        x = pad(x, padded)
-        np.copyto(out, x[places[0]])
-        for place in places[1:]:
-            np.add(out, x[place], out)
-        np.multiply(out, inverse, out)
-
-    return avg_pool
-
-
-def _avg_pool_gradient(value: Value, n: int, randomness: Randomness) -> Kernel:
-    places = _places(value, n, value.operands[0])
-    inverse = _inverse_counts(value, n, value, value.operands[0])
-    inside = _interior(value.attributes["padding"], concrete(value.shape, n)[2:])
-
-    def gradient(g: Array, out: Array, padded: Array, scaled: Array) -> None:
-        np.multiply(g, inverse, scaled)
-        padded.fill(0.0)
-        for place in places:
-            part = padded[place]
-            np.add(part, scaled, part)
-        np.copyto(out, padded[inside])
-
-    return gradient
 
 
 # Moving elements
@@ -519,14 +291,14 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "matmul": _matmul,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
-    "conv2d": _conv2d,
-    "conv2d_input_gradient": _conv2d_input_gradient,
-    "conv2d_weight_gradient": _conv2d_weight_gradient,
-    "max_pool": _max_pool,
-    "max_pool_gradient": _max_pool_gradient,
-    "max_pool_gather": _max_pool_gather,
-    "avg_pool": _avg_pool,
-    "avg_pool_gradient": _avg_pool_gradient,
+    "conv2d": windows.conv2d,
+    "conv2d_input_gradient": windows.conv2d_input_gradient,
+    "conv2d_weight_gradient": windows.conv2d_weight_gradient,
+    "max_pool": windows.max_pool,
+    "max_pool_gradient": windows.max_pool_gradient,
+    "max_pool_gather": windows.max_pool_gather,
+    "avg_pool": windows.avg_pool,
+    "avg_pool_gradient": windows.avg_pool_gradient,
     "reshape": _ufunc(lambda x, out: np.copyto(out, x.reshape(out.shape))),
     "pad": _pad,
     "concat": _concat,
@@ -549,11 +321,13 @@ def view(value: Value, n: int, source: Array) -> Array:
         case "reshape":
             return source.reshape(concrete(value.shape, n))
         case "transpose":
-            return source.transpose(a["order"])
+            order: tuple[int, ...] = a["order"]
+            return source.transpose(order)
         case "broadcast_to":
             return np.broadcast_to(source, concrete(value.shape, n))
         case "slice":
-            return source[(slice(None),) * a["axis"] + (slice(a["start"], a["stop"]),)]
+            part: Array = source[(slice(None),) * a["axis"] + (slice(a["start"], a["stop"]),)]
+            return part
         case "part":
             shape = concrete(value.shape, n)
             return source[a["start"] : a["start"] + int(np.prod(shape, dtype=np.int64))].reshape(shape)

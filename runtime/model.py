@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -84,7 +84,7 @@ class Model:
         self._step: training.Step | None = None
         self._evaluation: training.Evaluation | None = None
         base = program.train.optimizer.params.lr if program.train else 0.0
-        self.rate = lambda step: base  # the trainer puts the schedule here
+        self.rate: Callable[[int], float] = lambda step: base  # the trainer puts the schedule here
 
     # Storage
 
@@ -152,7 +152,7 @@ class Model:
         if targets:
             if self.program.train is None:
                 self._refuse("the spec has no train section", "add `train { loss = ... }`")
-            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]  # type: ignore[arg-type]
+            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]
         batch: dict[str, Array] = {}
         rows: int | None = None
         for name in wanted:
@@ -201,7 +201,8 @@ class Model:
                 if target.dtype == "int64" and array.dtype.kind == "f":
                     self._refuse(f"`{name}` holds floats, the data section gives int64", "cast it with astype(np.int64)")
             output = self.program.inference.outputs[prediction]
-            if array.dtype.kind in "iu" and output.shape[-1] != 1 and array.ndim < len(output.shape) and array.size:
+            indices = [d for d in array.shape[1:] if d != 1] == [d for d in output.shape[1:-1] if d != 1]
+            if array.dtype.kind in "iu" and output.shape[-1] != 1 and indices and array.size:
                 outputs = int(output.shape[-1])  # type: ignore[arg-type]
                 if array.min() < 0 or array.max() >= outputs:
                     bad = int(array.max()) if array.max() >= outputs else int(array.min())

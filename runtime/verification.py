@@ -132,8 +132,9 @@ def _edges(kind: TensorType, known: Array | None, missing: bool, indexed: bool) 
 
 def _float_edges(shape: tuple[int, ...], dtype: str, known: Array | None, missing: bool, random: np.random.Generator) -> Array:
     """Zeros, the extremes of the data, draws around its mean, ten and a hundred deviations away, and NaN where it has a meaning."""
-    finite = np.zeros((2, *shape[1:])) if known is None else np.where(np.isfinite(known), known, 0.0).astype(np.float64)
-    low, high, mean, std = (finite.min(0), finite.max(0), finite.mean(0), finite.std(0)) if known is not None else (-1.0, 1.0, 0.0, 1.0)
+    data = np.array([-np.ones(shape[1:]), np.ones(shape[1:])]) if known is None or not len(known) else known.astype(np.float64)
+    data = np.where(np.isfinite(data), data, 0.0)
+    low, high, mean, std = data.min(0), data.max(0), data.mean(0), data.std(0)
     edges = mean + std * random.standard_normal(shape)
     edges[0], edges[1], edges[2] = 0.0, low, high
     edges[3] = mean + 10 * (edges[3] - mean)
@@ -142,7 +143,7 @@ def _float_edges(shape: tuple[int, ...], dtype: str, known: Array | None, missin
         edges[5] = np.nan
         edges[6] = np.where(random.random(shape[1:]) < 0.5, np.nan, edges[6])
     limit = np.finfo(dtype).max
-    return edges.clip(-limit, limit).astype(dtype)
+    return np.asarray(edges.clip(-limit, limit), dtype)
 
 
 # The reference, and how far it can be trusted
@@ -156,25 +157,24 @@ class Trust:
     rounding: Array
 
 
-def jumps(graph: Graph) -> list[Value]:
-    """The values whose result jumps where an operand passes a threshold.
+def jumps(graph: Graph) -> dict[Value, Value]:
+    """The values that jump where something passes a threshold, and what to watch: the difference of what is compared, or the operand.
 
     `where(z > 0, z, slope z)` does not jump, so a comparison counts unless it does nothing but choose. Data steps compare raw values,
     which are the same bits in both engines.
     """
-    users: dict[Value, list[Value]] = {}
+    users: dict[Value, set[str]] = {}
     for value in graph.order():
         for operand in value.operands:
-            users.setdefault(operand, []).append(value)
-    found = []
+            users.setdefault(operand, set()).add(value.op)
+    found = {}
     for value in graph.order():
         if value.origin.startswith("data/") or not value.operands or not value.operands[0].type.is_float:
             continue
-        chooses = all(user.op == "where" for user in users.get(value, ())) and value in users
-        if value.op in ("argmax", "equal", "sign") or (value.op in COMPARISONS and not chooses):
-            found.append(value)
-        elif value.op == "cast" and value.dtype == "int64":
-            found.append(value)
+        if value.op == "equal" or (value.op in COMPARISONS and users.get(value) != {"where"}):
+            found[value] = value.operands[0] - value.operands[1]
+        elif value.op in ("argmax", "sign") or (value.op == "cast" and value.dtype == "int64"):
+            found[value] = value.operands[0]
     return found
 
 
@@ -184,7 +184,7 @@ def widened(graph: Graph) -> Graph:
     for value in graph.order():
         attributes = {key: _wide(attribute) for key, attribute in value.attributes.items()}
         if value.op == "lookup" and value.operands[0].dtype == "float32":
-            attributes["keys"] = tuple(np.float32(attributes["keys"]).tolist())
+            attributes["keys"] = tuple(np.asarray(attributes["keys"], np.float32).tolist())
         new[value] = apply(value.op, *(new[o] for o in value.operands), **attributes)
     return Graph({name: new[value] for name, value in graph.outputs.items()})
 
@@ -210,21 +210,20 @@ def _distance(a: Array, b: Array) -> Array:
 
 def trust(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> dict[str, Trust]:
     """For every output, what the reference's own rounding errors leave undecided."""
-    watched = jumps(graph)
-    operands = {f"{place}/{i}": o for i, jump in enumerate(watched) for place, o in enumerate(jump.operands) if o.op != "constant"}
-    traced = Graph({**{f"output/{name}": v for name, v in graph.outputs.items() if v.type.is_float}, **operands})
+    watched = {f"jump/{i}": (jump, at) for i, (jump, at) in enumerate(jumps(graph).items())}
+    floats = {f"output/{name}": v for name, v in graph.outputs.items() if v.type.is_float}
+    traced = Graph({**floats, **{key: at for key, (_, at) in watched.items()}})
     near = _run(traced, arrays, rows, size)
     wide = {name: a.astype(np.float64) if a.dtype == np.float32 else a for name, a in arrays.items()}
     far = _run(widened(traced), wide, rows, size)
     rounding = {key: _by_row(_distance(near[key], far[key])).max(1, initial=0.0) for key in near}
     allowed = {key: ROUNDING * (error + np.median(error)) for key, error in rounding.items()}
-    close = {jump: _close(jump, i, near, allowed) for i, jump in enumerate(watched)}
+    close = {jump: _close(jump, near[key], allowed[key]) for key, (jump, _) in watched.items()}
     found = {}
     for name, value in graph.outputs.items():
         undecided = np.zeros(rows.total, bool)
-        for passed in topological([value]):
-            if passed in close:
-                undecided |= close[passed]
+        for passed in close.keys() & set(topological([value])):
+            undecided |= close[passed]
         key, limit = f"output/{name}", np.zeros(rows.total)
         if key in near:
             with np.errstate(all="ignore"):
@@ -237,22 +236,20 @@ def trust(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> d
     return found
 
 
-def _close(jump: Value, index: int, near: Mapping[str, Array], allowed: Mapping[str, Array]) -> Array:
-    """The rows where a jump's operands lie within the bound of its threshold."""
-    key = f"0/{index}"
-    first = near[key] if key in near else np.float64(jump.operands[0].attributes["value"])
+def _close(jump: Value, watched: Array, rounding: Array) -> Array:
+    """The rows in which what a jump watches lies within the bound of its threshold."""
     with np.errstate(all="ignore"):
-        if jump.op == "argmax":
-            ordered = np.sort(np.moveaxis(first.astype(np.float64), jump.attributes["axis"], -1), axis=-1)
-            margin, scale = ordered[..., -1] - ordered[..., -2] if ordered.shape[-1] > 1 else np.full(ordered.shape[:-1], np.inf), 2.0
-        elif jump.op == "cast":
-            margin, scale = np.abs(first - np.round(first)), 1.0
-        else:
-            other = near.get(f"1/{index}", jump.operands[1].attributes.get("value", 0.0)) if len(jump.operands) > 1 else 0.0
-            margin, scale = np.abs(first - other), 1.0
-        size = np.abs(_by_row(np.asarray(first))).max(1, initial=0.0)
-        bound = ABSOLUTE + RELATIVE * size + sum(allowed[k] for k in (key, f"1/{index}") if k in allowed)
-        return ~(_by_row(margin).min(1, initial=np.inf) > scale * bound)
+        match jump.op:
+            case "argmax":
+                ordered = np.sort(watched.astype(np.float64), axis=jump.attributes["axis"])
+                last = ordered.take([-1, -2] if ordered.shape[jump.attributes["axis"]] > 1 else [-1], axis=jump.attributes["axis"])
+                margin = np.diff(-last, axis=jump.attributes["axis"]) / 2  # both may move
+            case "cast":
+                margin = np.abs(watched - np.round(watched))
+            case _:
+                margin = np.abs(watched)
+        bound = ABSOLUTE + RELATIVE * np.abs(_by_row(watched)).max(1, initial=0.0) + rounding
+        return np.asarray(~(_by_row(margin).min(1, initial=np.inf) > bound))
 
 
 def _run(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> dict[str, Array]:

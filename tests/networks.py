@@ -12,11 +12,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from nnc.compiler.ir import Graph, Value
-from nnc.runtime.executor import Arena, Executor
 from numpy.lib.stride_tricks import sliding_window_view
 
 import nnc
+from nnc.compiler.ir import Graph, Value
+from nnc.runtime.executor import Arena, Executor
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]

@@ -8,14 +8,14 @@ from statistics import NormalDist
 from types import ModuleType
 from typing import Any
 
-import nnc.compiler.ops
 import numpy as np
 import pytest
 from networks import Word, check_gradients, kink_margin, spec, spread, word
-from nnc.compiler.operation import Kind, names
-from nnc.runtime.executor import Arena, Executor
 
 import nnc
+import nnc.compiler.ops
+from nnc.compiler.operation import Kind, names
+from nnc.runtime.executor import Arena, Executor
 
 Array = np.ndarray[Any, Any]
 
@@ -181,6 +181,22 @@ def test_a_perfect_prediction_has_no_loss_and_no_slope(loss: str) -> None:
     objective, slopes = model.gradients(batch)
     assert objective == 0
     assert all((g == 0).all() for g in slopes.values())
+
+
+@pytest.mark.parametrize("wrong", [-1, 3])
+@pytest.mark.parametrize(
+    ("inputs", "shape"), [("x: float32[2]", (4,)), ("x: float32[2]", (4, 1)), ("x: float32[5, 2]", (4, 5))]
+)
+def test_a_class_that_is_no_output_is_refused(inputs: str, shape: tuple[int, ...], wrong: int) -> None:
+    model = nnc.compile(
+        spec("  return output = x -> dense(3) -> softmax", inputs=inputs, loss="cross_entropy(output, y)")
+    ).init(0)
+    x, y = np.zeros((4, 5, 2) if "5" in inputs else (4, 2)), np.zeros(shape, int)
+    assert model.loss({"x": x, "y": y}) == pytest.approx(np.log(3))
+    y[-1] = wrong
+    for use in (model.loss, model.gradients, model.step):
+        with pytest.raises(nnc.SpecError, match="E513"):
+            use({"x": x, "y": y})
 
 
 def test_single_precision_is_close_to_double() -> None:

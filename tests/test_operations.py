@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import nnc.compiler.ops
 import numpy as np
 import pytest
 from networks import Word, around, check_gradients, kink_margin, random_model, spec, spread, word
-from nnc.compiler.operation import Kind, names
 
 import nnc
+import nnc.compiler.ops
+from nnc.compiler.operation import Kind, names
 
 
 @pytest.fixture(scope="module")

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nnc.compiler.ops
 import numpy as np
 import pytest
 from networks import Word, spec, spread, word
-from nnc.compiler.operation import Kind, names
-from nnc.compiler.training import rates
 from oracles.rules import RULES
 
 import nnc
+import nnc.compiler.ops
+from nnc.compiler.operation import Kind, names
+from nnc.compiler.training import rates
 
 BODY = "  h = x -> dense(4) -> tanh\n  return output = h -> dense(2)"
 RATES = [0.05, 0.02, 0.08, 0.08, 0.01, 0.03, 0.05]  # that change, so that it matters where a form multiplies by them

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import random_model
+
 from nnc.compiler.autodiff import gradients
 from nnc.compiler.ir import Graph, TensorType, Value, apply, constant
 from nnc.compiler.passes import optimised

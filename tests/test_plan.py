@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import random_model, spec, spread
+
+import nnc
 from nnc.compiler.ir import Graph, TensorType, Value, apply, concrete
 from nnc.compiler.plan import Plan, Planner, aliasing, plan, show
 from nnc.runtime.executor import Arena, Executor, Program
 from nnc.runtime.kernels import Randomness
-
-import nnc
 
 IMAGES = """
   h = x -> dense(48) -> reshape([3, 4, 4]) -> conv2d(4, kernel=3, padding=same) -> batch_norm -> relu -> max_pool(2)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import differences
+
 from nnc.compiler.autodiff import gradients
 from nnc.compiler.ir import PRIMITIVES, Batch, Graph, TensorType, Value, apply
 from nnc.compiler.primitives import total

@@ -53,7 +53,8 @@ def other_default(emit: Any, value: Any, inputs: list[str]) -> str:
     a = value.attributes
     if value.dtype == "string":
         return RIGHT["lookup"](emit, value, inputs)
-    return str(emit.node("LabelEncoder", inputs[0], domain="ai.onnx.ml", keys_strings=list(a["keys"]), values_int64s=list(a["values"]), default_int64=0))
+    keys, values = list(a["keys"]), list(a["values"])
+    return str(emit.node("LabelEncoder", inputs[0], domain="ai.onnx.ml", keys_strings=keys, values_int64s=values, default_int64=0))
 
 
 def swapped_pads(emit: Any, value: Any, inputs: list[str]) -> str:
@@ -101,7 +102,9 @@ def test_a_wrong_lowering_is_refused_and_nothing_written(primitive: str, wrong: 
     assert (tmp_path / "right.onnx").read_bytes() == earlier
 
 
-def test_the_command_fails_with_status_1_and_keeps_the_earlier_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_with_status_1_and_keeps_the_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.nn").write_text(TEXT)
     assert main(["run", str(tmp_path / "a.nn"), "-o", str(tmp_path / "run")]) == 0
     folder = tmp_path / "run/export"
@@ -118,7 +121,7 @@ def test_the_command_fails_with_status_1_and_keeps_the_earlier_export(tmp_path: 
 
 def test_a_file_that_the_checker_refuses_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(LOWERINGS, "tanh", writes("Tanh", 0, 0))
-    with pytest.raises(nnc.SpecError, match="E601|checker"):
+    with pytest.raises(nnc.SpecError, match="checker does not accept"):
         made("network(x: float32[3]) { return x -> tanh }").export_onnx(tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -132,7 +135,7 @@ def test_a_file_that_onnxruntime_refuses_is_named() -> None:
 def test_a_model_too_large_for_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_BYTES", 3 * 40 * 4)
     made("network(x: float32[3]) { return x -> dense(30) }").export_onnx(tmp_path / "m.onnx")
-    with pytest.raises(nnc.SpecError, match="E605|too large"):
+    with pytest.raises(nnc.SpecError, match="too large for one ONNX file"):
         made("network(x: float32[3]) { return x -> dense(31) }").export_onnx(tmp_path / "n.onnx")
     assert not (tmp_path / "n.onnx").exists()
 

@@ -48,7 +48,7 @@ def _padding(padding: Padding, size: tuple[int, int], kernel: tuple[int, int], s
             needed = max(0, (out - 1) * stride[i] + (kernel[i] - 1) * dilation[i] + 1 - size[i])
             edges.append((needed // 2, needed - needed // 2))
         return (edges[0], edges[1])
-    high, wide = _pair(padding, "padding", 0)  # type: ignore[arg-type]
+    high, wide = _pair(padding, "padding", 0)
     return ((high, high), (wide, wide))
 
 

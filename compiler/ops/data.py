@@ -189,7 +189,7 @@ def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
 @operation(Kind.STEP, ReshapeParams)
 def reshape(build: StepBuild, x: Column, p: ReshapeParams) -> Column:
     """The same elements in the same order under other axes."""
-    return Column(reshape_layer(build, x.value, p), x.classes)  # type: ignore[arg-type]
+    return Column(reshape_layer(build, x.value, p), x.classes)
 
 
 class SharesParams(Params):

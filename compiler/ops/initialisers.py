@@ -142,4 +142,5 @@ def auto(p: NoParams, fan: Fan) -> Draw:
 
     The compiler replaces it by that choice before anything is drawn.
     """
-    return xavier_uniform(p, fan)
+    draw: Draw = xavier_uniform(p, fan)
+    return draw

@@ -138,7 +138,8 @@ class AdamwParams(AdamParams):
 @operation(Kind.OPTIMISER, AdamwParams, facts={"adaptive"})
 def adamw(rule: Rule, theta: Value, g: Value, p: AdamwParams) -> Value:
     """adam with decoupled weight decay 0.01 by default. Source: Loshchilov and Hutter 2017, arXiv:1711.05101."""
-    return adam(rule, theta, g, p)
+    step: Value = adam(rule, theta, g, p)
+    return step
 
 
 class AdagradParams(DecayParams):

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnc.compiler import pipeline
 from nnc.compiler.diagnostics import Findings, Refusal
-from nnc.compiler.experiment import Data, DataName
+from nnc.compiler.experiment import Data, DataName, Experiment
 from nnc.compiler.ir import Graph
 from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.prepare import prepare
@@ -137,8 +137,8 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         findings.add_refusal(refusal, path)
         findings.stop_on_errors()
         raise
+    arrays = prepare_all(experiment, data, program.dtype, raws, table.row_name, learned, findings)
     known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
-    arrays = prepare_all(known, raws, table.row_name, learned, findings)
     return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
 
 
@@ -162,37 +162,33 @@ def _check_infinite(data: Data, raws: Mapping[str, Array], table: Table, finding
     findings.stop_on_errors()
 
 
-def prepare_all(program: pipeline.Program, raws: Mapping[str, Array], row_name: Callable[[int], str], learned: Learned, findings: Findings) -> dict[str, Array]:
+def prepare_all(
+    experiment: Experiment, data: Data, dtype: str, raws: Mapping[str, Array], row_name: Callable[[int], str], learned: Learned, findings: Findings
+) -> dict[str, Array]:
     """Every data name for the given raw rows; E405 or E406 names a row whose values do not fit."""
-    data = program.experiment.data
-    assert data is not None
-    arrays = {name: prepared_column(data, data.names[name], raw, program.dtype, learned) for name, raw in raws.items()}
-    _check_values(program, arrays, raws, row_name, findings)
+    inputs = {i.name for i in experiment.network.inputs}
+    arrays = {}
+    for name, raw in raws.items():
+        entry = data.names[name]
+        array = arrays[name] = prepared_column(data, entry, raw, dtype, learned)
+        found = not_finite(array, entry.columns, row_name) if array.dtype.kind == "f" else None
+        if found is not None:
+            findings.add("E405", entry.span, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
+        classes = prepare(data, entry, dtype, learned.classes).column.classes
+        if name not in inputs and classes is not None:
+            row = _unseen(array, len(classes))
+            if row is not None:
+                findings.add("E406", entry.span, f"{_shown(raw[row])} in {row_name(row)}", name=name,
+                             help="name all classes: category([...]), or remove the row")  # fmt: skip
     findings.stop_on_errors()
     return arrays
 
 
-def _check_values(
-    program: pipeline.Program, arrays: Mapping[str, Array], raws: Mapping[str, Array], row_name: Callable[[int], str], findings: Findings
-) -> None:
-    """No NaN where a number is wanted, and no class in a target that training has not seen."""
-    experiment = program.experiment
-    assert experiment.data is not None
-    inputs = {i.name for i in experiment.network.inputs}
-    for name, array in arrays.items():
-        entry = experiment.data.names[name]
-        if array.dtype.kind == "f":
-            found = not_finite(array, entry.columns, row_name)
-            if found is not None:
-                findings.add("E405", entry.span, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
-        classes = program.prepared[name].column.classes
-        if name not in inputs and classes is not None:
-            value = array if array.dtype == np.int64 else None
-            outside = (value < 0) | (value >= len(classes)) if value is not None else ~array.reshape(len(array), -1).any(axis=1)
-            if outside.any():
-                row = int(np.argmax(outside.reshape(len(array), -1).any(axis=1)))
-                findings.add("E406", entry.span, f"{_shown(raws[name][row])} in {row_name(row)}", name=name,
-                             help="name all classes: category([...]), or remove the row")  # fmt: skip
+def _unseen(array: Array, classes: int) -> int | None:
+    """The first row of a target that is none of its classes: an index outside them, or a row of zeros."""
+    flat = array.reshape(len(array), -1)
+    outside = ((flat < 0) | (flat >= classes)).any(axis=1) if array.dtype == np.int64 else ~flat.any(axis=1)
+    return int(np.argmax(outside)) if outside.any() else None
 
 
 @dataclass(frozen=True)

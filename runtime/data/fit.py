@@ -24,7 +24,7 @@ def _figures(function: Callable[..., Any], values: Array) -> Array:
     known = np.isfinite(numbers).any(axis=_axes(values), keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):  # sums beyond the largest float are found as E405
         found = function(np.where(known, numbers, 0.0), axis=_axes(values), keepdims=True)
-    return np.asarray(found)[0]
+    return np.asarray(np.asarray(found)[0])
 
 
 def _standardize(values: Array, p: Any) -> Learned:

@@ -80,7 +80,7 @@ def labelled(model: Model, path: Path) -> Iterator[dict[str, Array]]:
     empty = True
     for chunk in raw_chunks(model, path, kinds):
         empty = False
-        yield prepare_all(model.program, chunk.raw, chunk.row_name, _learned(model), findings)
+        yield prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, _learned(model), findings)
     if empty:
         findings.add("E410", None, "it has no rows", path=str(path), help="give a file with labelled rows")
         findings.stop_on_errors()
@@ -135,8 +135,7 @@ def _from_npz(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
         else:
             chosen = list(entry.columns)
         if not all(c in arrays for c in chosen):
-            wanted = entry.columns[0] if entry is not None and entry.single else name
-            raise Refusal("E402", column=wanted, label=f"{path.name} holds {', '.join(arrays) or 'nothing'}", help=did_you_mean(wanted, arrays))
+            raise Refusal("E402", column=name, label=f"{path.name} holds {', '.join(arrays) or 'nothing'}", help=did_you_mean(name, arrays))
         parts = [arrays[c] for c in chosen]
         found[name] = parts[0] if len(parts) == 1 else np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
     rows = len(next(iter(found.values())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def _npz(p: Any, files: Files) -> Table:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return Table({name: _array(archive[name]) for name in archive.files})
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=p.path, help="write it with numpy.savez") from None
 
 

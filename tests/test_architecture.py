@@ -1,0 +1,239 @@
+"""Which module may import which, as data. Rows go downward: a module imports only modules whose rows stand above its own."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = {"compiler": "nnc.compiler", "runtime": "nnc.runtime", "nnc": "nnc"}
+MOST_LINES = 450
+
+LAYER = "diagnostics ir operation"  # what every family of operations stands on
+
+# module: the modules that it may import, in the same folder unless they are named in full
+COMPILER = {
+    "source": "",
+    "codes": "",
+    "diagnostics": "source codes",
+    "syntax": "source",
+    "build": "source diagnostics syntax",
+    "parse": "source diagnostics syntax build nnc.grammar",
+    "ir": "",
+    "primitives": "ir",
+    "verify": "ir",
+    "autodiff": "ir primitives",
+    "passes.common": "ir",
+    "passes.simplify": "ir",
+    "passes.stable": "ir",
+    "passes": "ir passes.common passes.simplify passes.stable",
+    "plan": "ir",
+    "onnx_lowering": "ir",
+    "onnx_export": "ir onnx_lowering",
+    "schema": "diagnostics",
+    "operation": "source ir",
+    "ops.activations": LAYER,
+    "ops.layers": LAYER,
+    "ops.convolution": f"{LAYER} primitives ops.layers",
+    "ops.normalisation": f"{LAYER} primitives ops.layers",
+    "ops.shapes": LAYER,
+    "ops.data": f"{LAYER} ops.shapes",
+    "ops.initialisers": "diagnostics operation",
+    "ops.losses": f"{LAYER} primitives",
+    "ops.metrics": f"{LAYER} primitives ops.losses",
+    "ops.optimisers": "ir operation",
+    "ops.penalties": "ir operation primitives",
+    "ops.schedules": "diagnostics operation",
+    "ops.sources": "diagnostics operation schema",
+    "ops.training": "ir operation primitives",
+    "ops.planned": "operation",
+    "ops": "ops.activations ops.convolution ops.data ops.initialisers ops.layers ops.losses ops.metrics ops.normalisation "
+    "ops.optimisers ops.penalties ops.planned ops.schedules ops.shapes ops.sources ops.training",
+    "experiment": "source schema operation",
+    "fields": "operation",
+    "values": "source syntax operation experiment",
+    "resolve": "source diagnostics syntax operation ops.planned fields values",
+    "declare": "source diagnostics syntax operation ops.planned experiment fields values resolve",
+    "network": "source diagnostics syntax operation experiment values resolve declare",
+    "data_section": "source diagnostics syntax schema operation ops.planned experiment values resolve declare",
+    "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values resolve declare network data_section",
+    "lower": "source diagnostics ir operation experiment",
+    "prepare": "source diagnostics ir operation experiment",
+    "training": "diagnostics ir primitives autodiff passes passes.stable operation experiment lower",
+    "program": "diagnostics ir passes plan experiment lower prepare training",
+    "agree": "diagnostics operation experiment prepare training program",
+    "advice": "diagnostics experiment program",
+    "cost": "ir experiment program",
+    "serve": "diagnostics ir passes lower prepare training program",
+    "pipeline": "source diagnostics parse schema check lower program agree advice",
+}
+RUNTIME = {
+    "windows": "nnc.compiler.ir",
+    "kernels": "windows nnc.compiler.ir",
+    "executor": "kernels nnc.compiler.ir nnc.compiler.plan",
+    "files": "nnc.compiler.source nnc.compiler.diagnostics",
+    "machine": "",
+    "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
+    "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
+    "nnc.compiler.experiment",
+    "model": "kernels executor files export nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "nnc.compiler.operation nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
+    "data.fit": "",
+    "data.sources": "nnc.compiler.diagnostics nnc.compiler.schema",
+    "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
+    "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
+    "data.rows": "kernels model data.dataset nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "nnc.compiler.experiment nnc.compiler.prepare",
+    "predict": "kernels executor files model data.rows nnc.compiler.ir",
+    "metrics": "kernels executor model nnc.compiler.training",
+    "run": "files machine model data.dataset",
+    "train": "kernels executor files machine model data.dataset metrics run nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
+    "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "build": "kernels files machine model data.dataset train nnc.compiler.plan nnc.compiler.schema nnc.compiler.experiment nnc.compiler.pipeline",
+    "doctor": "machine nnc.compiler.ir nnc.compiler.onnx_export",
+}
+TOP = {
+    "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.train",
+    "nnc.terminal": "nnc.runtime.train",
+    "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.lower "
+    "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
+    "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",
+    "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
+    "nnc.__main__": "nnc.cli",
+}
+
+# Libraries that only some modules import; numpy is free to the runtime.
+ONLY_IN = {
+    "lark": {"nnc.compiler.parse", "nnc.compiler.build"},
+    "onnx": {"nnc.compiler.onnx_export"},
+    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.doctor"},
+    "safetensors": {"nnc.runtime.files"},
+}
+THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy"}
+
+
+def table() -> dict[str, set[str]]:
+    """The rows above with full names, in their order."""
+
+    def full(package: str, row: str) -> set[str]:
+        return {name if name.startswith("nnc.") else f"{package}.{name}" for name in row.split()}
+
+    rows = {package: set() for package in ("nnc.grammar", "nnc.specs", "nnc.compiler", "nnc.runtime", "nnc.runtime.data")}
+    rows |= {f"nnc.compiler.{name}": full("nnc.compiler", row) for name, row in COMPILER.items()}
+    rows |= {f"nnc.runtime.{name}": full("nnc.runtime", row) for name, row in RUNTIME.items()}
+    return rows | {name: full("nnc", row) for name, row in TOP.items()}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for folder, package in FOLDERS.items():
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            found[".".join([package, *(p for p in parts if p != "__init__")])] = path
+    return found
+
+
+MODULES = modules()
+ROWS = table()
+
+
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """What a module imports, functions and type checking included, and whether it does so when it is loaded."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
+    late |= {inner for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node not in late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in MODULES or inner in ROWS else base, node not in late
+
+
+def test_every_module_has_a_row_and_every_row_a_module() -> None:
+    assert set(ROWS) - set(MODULES) == {"nnc.grammar", "nnc.specs"}
+    assert set(MODULES) - set(ROWS) == set()
+
+
+def test_rows_go_downward() -> None:
+    seen: set[str] = set()
+    for name, allowed in ROWS.items():
+        assert allowed <= seen, f"{name} looks up at {allowed - seen}"
+        seen.add(name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_what_its_row_says(name: str) -> None:
+    found = {target for target, _ in imports(name) if target.partition(".")[0] == "nnc"} - {name}
+    assert found - ROWS[name] == set(), "imported, and not in the row"
+    assert ROWS[name] - found == set(), "in the row, and not imported"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_libraries_are_imported_where_they_belong(name: str) -> None:
+    for target, at_load in imports(name):
+        library = target.partition(".")[0]
+        if library in ONLY_IN:
+            assert name in ONLY_IN[library], f"{name} imports {library}"
+        if name.startswith("nnc.compiler"):
+            assert library != "numpy", "the compiler checks without arrays"
+            assert not target.startswith("nnc.runtime")
+        if not name.startswith(("nnc.compiler", "nnc.runtime")):
+            assert library not in THIRD_PARTY, f"{name} is thin"
+            assert not (at_load and target.startswith("nnc.runtime")), "`nnc check` starts without the runtime"
+
+
+def test_every_library_of_the_table_is_imported_somewhere() -> None:
+    used = {(target.partition(".")[0], name) for name in MODULES for target, _ in imports(name)}
+    assert {(library, name) for library, places in ONLY_IN.items() for name in places} <= used
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_short_and_says_what_it_is(name: str) -> None:
+    text = MODULES[name].read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert ast.get_docstring(ast.parse(text))
+
+
+# What a wheel holds
+
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+
+def folder_of(package: str) -> Path:
+    """The folder of a package, by the nearest entry of package-dir."""
+    known, rest = package, []
+    while known not in SETTINGS["package-dir"]:
+        known, _, last = known.rpartition(".")
+        rest.insert(0, last)
+    return ROOT.joinpath(SETTINGS["package-dir"][known], *rest)
+
+
+def test_the_list_of_packages_is_the_tree() -> None:
+    listed = {folder_of(package) for package in SETTINGS["packages"]}
+    assert len(listed) == len(SETTINGS["packages"])
+    top = [ROOT / folder for folder in ("nnc", "compiler", "runtime", "grammar", "specs")]
+    assert listed == {path.parent for folder in top for path in folder.rglob("__init__.py")}
+    for folder in top:
+        assert {path.parent for path in folder.rglob("*.py")} <= listed, "a folder of modules without __init__.py"
+
+
+def test_package_data_is_there_and_whole() -> None:
+    for package, patterns in SETTINGS["package-data"].items():
+        for pattern in patterns:
+            assert list(folder_of(package).glob(pattern)), f"{package} has no {pattern}"
+    for package in SETTINGS["packages"]:
+        folder = folder_of(package)
+        shipped = {path for pattern in SETTINGS["package-data"].get(package, []) for path in folder.glob(pattern)}
+        others = {path for path in folder.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc") and not path.name.startswith(".")}
+        assert others == shipped, f"{package}: files that a wheel would lack"
