@@ -12,6 +12,7 @@ from typing import Any
 
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
+from .ir import topological
 from .operation import Bound, Reference
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
@@ -39,9 +40,30 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
         except Refusal as refusal:
             findings.add_refusal(refusal, entry.span)
     check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
+    _tables(program)
     stratify: Reference | None = getattr(data.split.params, "stratify", None) if data.split is not None else None
     if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
         findings.add("E412", stratify.span, "it holds numbers", name=stratify.name, help="stratify by a data name with classes, such as column(c) -> category")
+
+
+def _tables(program: Program) -> None:
+    """An embedding has a row for every class of the column that feeds it."""
+    data, findings = program.experiment.data, program.findings
+    assert data is not None
+    for value in topological(program.inference.outputs.values()):
+        if value.op != "gather":
+            continue
+        table, index = value.operands
+        while index.op == "reshape":
+            index = index.operands[0]
+        entry = program.prepared.get(index.name) if index.op == "input" else None
+        rows = table.shape[0]
+        assert isinstance(rows, int)
+        if entry is not None and entry.column.classes is not None and len(entry.column.classes) > rows:
+            count = len(entry.column.classes)
+            place = next(a for a in program.experiment.network.applications if a.path == value.origin)
+            findings.add("E311", place.span, f"{rows} rows for {count} classes", name=value.origin, notes=[Note(data.names[index.name].span, f"{count} classes")],
+                         help=f"write embedding({count + 1}, ...): a row more is for values that training has not seen")  # fmt: skip
 
 
 def _training(program: Program, section: Section) -> None:

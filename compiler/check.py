@@ -67,6 +67,7 @@ class Checker:
         export = self._section(sections.get("export"), _EXPORT)
         assert export is not None
         if "tune" in sections:
+            self.train_missing = "train" not in sections
             self._tune(sections["tune"])
         if network is not None or self.file.networks == ():
             checker.report_unused_blocks()
@@ -173,16 +174,36 @@ class Checker:
                 before = bound.name
 
     def _tune(self, section: syntax.Section) -> None:
-        """Check the names that are searched; the search itself comes in a later version, and only `nnc tune` needs it."""
+        """Names that are searched are `let`s, each with a domain; the figure that is compared, and how the search goes."""
+        kinds = {"objective": Kind.OBJECTIVE, "search": Kind.SEARCH}
+        seen: dict[str, Any] = {}
         for entry in section.entries:
+            name = entry.name
+            if name.text in seen:
+                self.findings.add("E209", name.span, "given before", name=name.text, help="keep one of them")
+            seen[name.text] = entry
             if isinstance(entry, syntax.Choice):
-                if self.lets.find(entry.name.text) is None:
-                    self.findings.add("E201", entry.name.span, "`tune` searches over `let`s", name=entry.name.text,
-                                      help=did_you_mean(entry.name.text, self.lets.bindings))  # fmt: skip
-            elif entry.name.text not in ("objective", "search"):
-                self.findings.add("E203", entry.name.span, "", name=entry.name.text, operation="tune", thing="key",
-                                  help=did_you_mean(entry.name.text, ("objective", "search")))  # fmt: skip
-        self.findings.add("E217", section.keyword.span, "this section", what="`tune`", help="leave the section out and set the constants yourself")
+                if self.lets.find(name.text) is None:
+                    self.findings.add("E201", name.span, "`tune` searches over `let`s", name=name.text, help=did_you_mean(name.text, self.lets.bindings))
+                self._domain(entry.domain)
+            elif name.text not in kinds:
+                self.findings.add("E203", name.span, "", name=name.text, operation="tune", thing="key", help=did_you_mean(name.text, kinds))
+            else:
+                self.resolver.call(kinds[name.text], entry.value, self.lets)
+        if "objective" not in seen:
+            self.findings.add("E204", section.keyword.span, "give objective: the figure that trials are compared by", operation="tune", argument="objective",
+                              help="write objective = minimize(val.loss)")  # fmt: skip
+        if self.train_missing:
+            self.findings.add("E514", section.keyword.span, "a search compares trainings", missing="train", help="write train { ... }")
+
+    def _domain(self, node: syntax.Expression) -> None:
+        """A list of values, or a range."""
+        if isinstance(node, syntax.List):
+            self.resolver.evaluate(node, self.lets)
+            return
+        bound = self.resolver.call(Kind.DOMAIN, node, self.lets)
+        if bound is not None:
+            guarded(self.findings, partial(bound.operation.function, bound.params), bound)
 
     # What the sections say about each other
 

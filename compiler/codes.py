@@ -60,6 +60,11 @@ CODES: dict[str, Code] = {
     "E308": Code("the windows do not divide the input exactly"),
     "E309": Code("there is no axis {axis}"),
     "E310": Code("the shared parameter `{name}` would have two shapes"),
+    "E311": Code(
+        "the table of `{name}` has too few rows",
+        "A category of k classes gives the indices 0..k-1, and k for values that training has not seen. An embedding wants at least k rows; with "
+        "exactly k, unseen values are refused when they come; with k + 1 there is a row for them.",
+    ),
     "E401": Code("`{path}` is not there"),
     "E402": Code("the source has no column `{column}`"),
     "E403": Code("`{path}` is ragged at line {line}"),
@@ -72,6 +77,17 @@ CODES: dict[str, Code] = {
     "E410": Code("`{path}` cannot be read"),
     "E411": Code("the {split} split would be empty"),
     "E412": Code("`{name}` has no classes to stratify by"),
+    "E413": Code(
+        "`{step}` does not fit where it stands",
+        "A window makes samples of several rows. Steps that learn (standardize, category, ...) learn from rows, so they stand before it; there is one "
+        "window at most; and where one data name is made of windows, all that feed the network or the loss are, with the same stride.\n\n"
+        "    series  = column(value) -> min_max\n    history = series -> window(length=12)\n    next    = series -> window(length=1, offset=12)",
+    ),
+    "E414": Code(
+        "a random split of overlapping windows",
+        "Windows that overlap share rows. Split at random, rows of the validation part would stand in training windows as well, and its figures would "
+        "say nothing. `ordered` cuts the rows in time: a window belongs to the part that holds all its target rows.",
+    ),
     "E501": Code("there is no {what} `{name}`"),
     "E502": Code("prediction and target of {loss} do not fit"),
     "E503": Code("{classes} classes for {outputs} outputs"),

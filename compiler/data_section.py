@@ -57,8 +57,24 @@ class DataChecker:
                 else:
                     self.failed.add(name)
             data = Data(source, resolved, split, schema)
+            self._windows(data)
         sound = len(self.findings.errors) == before
         return data, Outline(frozenset(entries), frozenset(self.failed), frozenset(self.bases), split, sound)
+
+    def _windows(self, data: Data) -> None:
+        """Samples are windows everywhere or nowhere, they advance alike, and a random split does not share rows between parts."""
+        used = [d for name, d in data.names.items() if name not in self.bases]
+        windowed = [d for d in used if d.window is not None]
+        if not windowed:
+            return
+        first = windowed[0]
+        for other in used:
+            if other.window is None or other.window.stride != first.window.stride:
+                label = "rows, not windows" if other.window is None else f"it advances by {other.window.stride}, `{first.name}` by {first.window.stride}"
+                self.findings.add("E413", other.span, label, step="window", help=f"give it a window with stride={first.window.stride} as well")
+        longest = max(d.window.length for d in windowed)
+        if data.split is not None and data.split.name == "random" and first.window.stride < longest:
+            self.findings.add("E414", data.split.span, f"windows of {longest} rows advance by {first.window.stride}", help="use ordered(...), or a stride as long as the windows")
 
     def _entries(self, section: syntax.Section) -> dict[str, syntax.Entry]:
         """The keys of the section, each once."""
@@ -110,10 +126,23 @@ class DataChecker:
                 sound = False
                 continue
             count = counts[step.name] = counts.get(step.name, 0) + 1
+            sound = self._in_order(step, steps) and sound
             steps.append(DataStep(step, f"{name}/{step.name}" + (f"_{count}" if count > 1 else "")))
         if start is None or not sound:
             return None
         return DataName(name, start.columns, start.single, tuple(steps), entry.name.span, start.column_span)
+
+    def _in_order(self, step: Bound, before: list[DataStep]) -> bool:
+        """One window at most, and whatever learns stands before it; what opens a data name stands nowhere else."""
+        windowed = any("window" in s.bound.operation.facts for s in before)
+        if "starts_from" in step.operation.extra:
+            self.findings.add("E413", step.span, "it stands first", step=step.name, help=f"write {step.name}() -> ...")
+            return False
+        if windowed and ("window" in step.operation.facts or step.operation.extra.get("learns")):
+            what = "the second window" if "window" in step.operation.facts else "it learns from rows, and these are windows"
+            self.findings.add("E413", step.span, what, step=step.name, help=f"put {step.name} before the window" if "window" not in step.operation.facts else "keep one")
+            return False
+        return True
 
     def _start(self, name: str, first: syntax.Expression, known: dict[str, DataName], everything: list[str]) -> DataName | None:
         """What a data name starts from: columns, or a data name above."""
@@ -136,6 +165,14 @@ class DataChecker:
                 label, help = "no data name", f"did you mean column({first.text})?"
             self.findings.add("E201", first.span, label, name=first.text, help=help)
             return None
+        opening = find(Kind.STEP, word.text) if isinstance(word, syntax.Name) else None
+        if opening is not None and "starts_from" in opening.extra:
+            step = self.resolver.call(Kind.STEP, first, self.lets)
+            if step is None:
+                return None
+            column = opening.extra["starts_from"]
+            self.places[name] = {column: first.span}
+            return DataName(name, (column,), True, (DataStep(step, f"{name}/{step.name}"),), first.span, first.span)
         bound = self.resolver.call(Kind.COLUMN, first, self.lets)
         if bound is None:
             return None

@@ -80,6 +80,11 @@ class DataName:
     span: Span
     column_span: Span
 
+    @property
+    def window(self) -> Any | None:
+        """The parameters of its window, if its samples are windows of rows."""
+        return next((s.bound.params for s in self.steps if "window" in s.bound.operation.facts), None)
+
 
 @dataclass(frozen=True)
 class Data:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Data, DataName, InputTensor, Network
-from .ir import FLOATS, N, Shape, TensorType, Value, apply, constant, dims, origin
+from .ir import FLOATS, Batch, N, Shape, TensorType, Value, apply, constant, dims, origin
 from .operation import Column
 from .source import Span
 
@@ -48,12 +48,18 @@ class Prepared:
 
 
 def raw_type(data: Data, name: DataName, dtype: str) -> TensorType:
-    """The type of the raw column or columns that feed a data name."""
+    """The type of the raw column or columns that feed a data name: of one row, or of the rows of a window."""
     column = data.schema.columns[name.columns[0]]
-    kind = dtype if column.dtype in ("float", *FLOATS) else column.dtype
-    if not name.single:
-        return TensorType(dtype, (N, len(name.columns)))
-    return TensorType(kind, (N, *column.shape))
+    kind = dtype if column.dtype in ("float", *FLOATS) or not name.single else column.dtype
+    row = column.shape if name.single else (len(name.columns),)
+    return TensorType(kind, (N, *((name.window.length,) if name.window is not None else ()), *row))
+
+
+def _as_rows(raw: Value, name: DataName) -> Value:
+    """The rows of all windows one after another: what steps before `window` take."""
+    if name.window is None:
+        return raw
+    return apply("reshape", raw, shape=(Batch(name.window.length), *raw.shape[2:]))
 
 
 def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[Any, ...]] | None) -> Prepared:
@@ -62,10 +68,12 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
     A step that does not fit raises a Refusal placed at its arguments.
     """
     raw = apply("input", name=name.name, type=raw_type(data, name, dtype))
-    column = Column(raw, data.schema.columns[name.columns[0]].classes if name.single else None)
+    rows = _as_rows(raw, name)
+    column = Column(rows, data.schema.columns[name.columns[0]].classes if name.single else None)
     prepared = Prepared(raw, column)
     back: list[Callable[[Value], Value]] = []
-    invertible = True
+    invertible, windowed = True, False
+    row_shape = rows.shape[1:]  # of the column where the window takes it up
     for step in name.steps:
         bound = step.bound
         before = column
@@ -73,7 +81,7 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
         def found(path: str = step.path, before: Column = before) -> tuple[Any, ...]:
             if learned is not None:
                 return learned[path]
-            if before.value is raw and name.columns[0] in data.schema.values:
+            if before.value is rows and name.columns[0] in data.schema.values:
                 return data.schema.values[name.columns[0]]
             raise NotKnownYet
 
@@ -88,17 +96,23 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
         inverse = bound.operation.extra.get("inverse")
         if inverse is not None:
             back.insert(0, partial(_back, inverse, build, bound.params))
-        elif bound.name not in ("flatten", "reshape", "impute"):
+        elif bound.name not in ("flatten", "reshape", "impute", "window"):
             invertible = False
+        if "window" not in bound.operation.facts and not windowed:
+            row_shape = column.value.shape[1:]
+        windowed = windowed or "window" in bound.operation.facts
     prepared.column = column
     prepared.stages.append(column)
     if invertible and back:
 
         def inverse_of(y: Value) -> Value:
             with origin(f"data/{name.name}/inverse"):
+                given = y.shape
+                if windowed:  # figures were learned for rows
+                    y = apply("reshape", y, shape=(Batch(name.window.length if name.window else 1), *row_shape))
                 for step_back in back:
                     y = step_back(y)
-            return y
+                return y if y.shape == given else apply("reshape", y, shape=given)
 
         prepared.inverse = inverse_of
     return prepared

@@ -266,3 +266,11 @@ def array_schema(members: dict[str, tuple[str, tuple[int, ...]]], name: str) -> 
         raise Refusal("E410", label=f"`{a}` has {n} rows, `{b}` {m}", path=name, help="give every array the same first axis")
     columns = {key: ColumnSchema(dtype, tuple(shape[1:])) for key, (dtype, shape) in members.items()}
     return Schema(columns, next(iter(rows.values()), 0))
+
+
+def read_text(path: Path) -> str:
+    """A whole text file, UTF-8, with its line ends as they are."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refusal("E410", label=f"byte {error.start} is not UTF-8", path=path.name, help="save it as UTF-8") from None

@@ -65,6 +65,9 @@ class Place:
     waited: int = 0
     finished: bool = False
     stopped_early: bool = False
+    reductions: int = 0  # of the rate, by reduce_on_plateau
+    plateau_best: float | None = None
+    plateau_waited: int = 0
 
 
 @dataclass
@@ -89,15 +92,18 @@ class Trainer:
         self.rows = data.splits["train"]
         self.batch = len(self.rows) if train.batch == "full" else min(int(train.batch), len(self.rows))
         self.steps_per_epoch = -(-len(self.rows) // self.batch)
-        model.rate = training.rates(train, self.steps_per_epoch)
+        self.plateau = next((bound.params for bound in train.schedule if "plateau" in bound.operation.facts), None)
+        self.scheduled = training.rates(train, self.steps_per_epoch)
+        model.rate = self.rate
         self.evaluator = Evaluator(model)
         self.place = Place()
         self.history: list[dict[str, Any]] = []
         self.interrupted = False
         self.saved_at = time.monotonic()
-        monitor = train.stop.params.monitor.name if train.stop else ("val.loss" if "validation" in data.splits else "")
-        self.monitor = monitor
-        self.sign = -1.0 if self.evaluator.better(monitor.partition(".")[2]) == "higher" else 1.0
+        self.usual = "val.loss" if "validation" in data.splits else ""
+        self.monitor = train.stop.params.monitor.name if train.stop else self.usual
+        watched = self.plateau.monitor.name if self.plateau and self.plateau.monitor else self.usual or "train.loss"
+        self.watched = watched if self.plateau else ""
 
     # One epoch
 
@@ -147,15 +153,16 @@ class Trainer:
         }
         if "validation" in self.data.splits:
             record["val"] = self.figures("validation")
-        split, _, figure = self.monitor.partition(".")
-        if split == "train" and figure != "loss":
-            record["train"] |= {k: v for k, v in self.figures("train").items() if k != "loss"}
-        elif split == "test":
-            record["test"] = self.figures("test")
+        for split, _, figure in (name.partition(".") for name in {self.monitor, self.watched}):
+            if split == "train" and figure != "loss":
+                record["train"] |= {k: v for k, v in self.figures("train").items() if k != "loss"}
+            elif split == "test":
+                record["test"] = self.figures("test")
         record |= {"seconds": round(seconds, 6), "samples_per_second": round(seen / seconds, 1) if seconds else 0.0}
         self.history.append(record)
         place.epoch, place.position, place.loss_sum = place.epoch + 1, 0, 0.0
         improved = self._judge(record)
+        self._watch_plateau(record)
         place.finished = place.epoch >= self.train.epochs or place.stopped_early
         if improved:
             self.model.save(self.run.best, {"trainer": asdict(place)})
@@ -167,8 +174,7 @@ class Trainer:
         """Whether the monitored figure is the best so far; without one there is no best."""
         if not self.monitor:
             return False
-        split, _, figure = self.monitor.partition(".")
-        value = self.sign * record[split][figure]
+        value = self._cost(self.monitor, record)
         place, stop = self.place, self.train.stop
         least = stop.params.min_delta if stop else 0.0
         improved = isfinite(value) and (place.best is None or value < place.best - least)
@@ -179,6 +185,31 @@ class Trainer:
             if stop is not None and place.waited >= stop.params.patience:
                 place.stopped_early = True
         return improved
+
+    def _cost(self, name: str, record: Mapping[str, Any]) -> float:
+        """A figure of the epoch, negative where higher is better."""
+        split, _, figure = name.partition(".")
+        value: float = record[split][figure]
+        return -value if self.evaluator.better(figure) == "higher" else value
+
+    def rate(self, step: int) -> float:
+        """The learning rate: the schedule's, times the reductions that a plateau has brought."""
+        scheduled = self.scheduled(step)
+        if self.plateau is None:
+            return scheduled
+        return max(min(scheduled, self.plateau.least), scheduled * self.plateau.factor**self.place.reductions)
+
+    def _watch_plateau(self, record: Mapping[str, Any]) -> None:
+        """Count epochs without a better value; reduce the rate when there have been more than `patience`."""
+        if self.plateau is None:
+            return
+        place, value = self.place, self._cost(self.watched, record)
+        if isfinite(value) and (place.plateau_best is None or value < place.plateau_best - abs(place.plateau_best) * self.plateau.min_delta):
+            place.plateau_best, place.plateau_waited = value, 0
+            return
+        place.plateau_waited += 1
+        if place.plateau_waited > self.plateau.patience:
+            place.reductions, place.plateau_waited = place.reductions + 1, 0
 
     def figures(self, split: str) -> dict[str, float]:
         return self.evaluator.figures(self.data.batches(split, self.evaluator.batch))

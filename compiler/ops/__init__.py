@@ -18,6 +18,7 @@ from . import (
     solvers,
     sources,
     training,
+    tuning,
 )
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "solvers",
     "sources",
     "training",
+    "tuning",
 ]

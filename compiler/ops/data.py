@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ..diagnostics import Refusal
-from ..ir import Value, apply, constant, dims
+from ..ir import Batch, Value, apply, constant, dims
 from ..operation import Column, Kind, NoParams, Params, Reference, Refers, StepBuild, operation
+from ..primitives import total, vector
 from .shapes import ReshapeParams
 from .shapes import reshape as reshape_layer
 
@@ -190,6 +191,99 @@ def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
 def reshape(build: StepBuild, x: Column, p: ReshapeParams) -> Column:
     """The same elements in the same order under other axes."""
     return Column(reshape_layer(build, x.value, p), x.classes)
+
+
+class ClipParams(Params):
+    low: float = Field(description="the smallest value")
+    high: float = Field(description="the largest value")
+
+
+@operation(Kind.STEP, ClipParams)
+def clip(build: StepBuild, x: Column, p: ClipParams) -> Column:
+    """min(max(x, low), high)."""
+    if p.low >= p.high:
+        raise Refusal("E207", at="high", label=f"low is {p.low:g}", help="give low < high", argument="high", value=f"{p.high:g}",
+                      bound="greater than low")  # fmt: skip
+    value = as_float(build, x, "clip")
+    return Column(apply("minimum", apply("maximum", value, constant(p.low, value.dtype)), constant(p.high, value.dtype)))
+
+
+def _unlog1p(build: StepBuild, y: Value, p: NoParams) -> Value:
+    return apply("expm1", y)
+
+
+@operation(Kind.STEP, inverse=_unlog1p)
+def log1p(build: StepBuild, x: Column, p: NoParams) -> Column:
+    """ln(1 + x), for x > -1."""
+    return Column(apply("log1p", as_float(build, x, "log1p")))
+
+
+class BitsParams(Params):
+    bits: int = Field(ge=1, le=24, description="n: the number of binary outputs")
+
+
+@operation(Kind.STEP, BitsParams)
+def bits(build: StepBuild, x: Column, p: BitsParams) -> Column:
+    """The n lowest bits of a whole number as 0 and 1, the most significant first."""
+    value = _scalar(x)
+    number = value if value.dtype == build.dtype else apply("cast", value, dtype=build.dtype)
+    if value.dtype == "string":
+        raise Refusal("E404", label="bits takes whole numbers, this is text", help="use `category` for text", step="bits")
+    rows = apply("reshape", number, shape=(value.shape[0], 1))
+    steps = vector([2.0**-i for i in range(p.bits - 1, -1, -1)], build.dtype)
+    shifted = apply("floor", rows * steps)
+    return Column(shifted - apply("floor", shifted * 0.5) * 2.0)
+
+
+class BucketizeParams(Params):
+    edges: int | tuple[float, ...] = Field(description="the edges, ascending; or n for n buckets of equal share of the training rows")
+
+
+@operation(Kind.STEP, BucketizeParams, learns=True)
+def bucketize(build: StepBuild, x: Column, p: BucketizeParams) -> Column:
+    """The number of edges that are not above the value, int64: 0 below the first, k from the last on."""
+    value = _scalar(x)
+    if value.dtype == "string":
+        raise Refusal("E404", label="bucketize takes numbers, this is text", help="use `category` for text", step="bucketize")
+    number = value if value.dtype == build.dtype else apply("cast", value, dtype=build.dtype)
+    if isinstance(p.edges, int):
+        if p.edges < 2:
+            raise Refusal("E207", at="edges", label="one bucket tells nothing", help="use 2 or more", argument="edges", value=str(p.edges),
+                          bound="at least 2")  # fmt: skip
+        edges, count = build.learned("edges", (p.edges - 1,)), p.edges
+    else:
+        if not p.edges or any(a >= b for a, b in zip(p.edges, p.edges[1:], strict=False)):
+            raise Refusal("E207", at="edges", label="edges rise", help="give them in ascending order, each once", argument="edges", value="the list",
+                          bound="ascending")  # fmt: skip
+        edges, count = vector(p.edges, build.dtype), len(p.edges) + 1
+    above = apply("greater_equal", apply("reshape", number, shape=(value.shape[0], 1)), edges)
+    index = apply("cast", total(apply("cast", above, dtype=build.dtype), 1), dtype="int64")
+    return Column(index, tuple(range(count)))
+
+
+@operation(Kind.STEP, learns=True, classes=True, starts_from="text")
+def characters(build: StepBuild, x: Column, p: NoParams) -> Column:
+    """The index of a character of a text among those of the training part, sorted; their number for others. It stands first."""
+    classes = build.classes()
+    looked = apply("lookup", x.value, keys=tuple(ord(c) for c in classes), values=tuple(range(len(classes))), default=len(classes), dtype="int64")
+    return Column(looked, tuple(classes))
+
+
+class WindowParams(Params):
+    length: int = Field(ge=1, description="rows of a window")
+    stride: int = Field(1, ge=1, description="rows between two windows")
+    offset: int = Field(0, ge=0, description="rows that the first window is moved on")
+
+
+@operation(Kind.STEP, WindowParams, facts={"window"})
+def window(build: StepBuild, x: Column, p: WindowParams) -> Column:
+    """Rows i * stride + offset and the length - 1 after them are sample i. Shape: [...] -> [length, ...].
+
+    Steps before it take rows, steps after it windows; prepare.py puts the rows of a sample beside each other.
+    """
+    n = x.value.shape[0]
+    assert isinstance(n, Batch)
+    return Column(apply("reshape", x.value, shape=(Batch(n.factor // p.length), p.length, *x.value.shape[1:])), x.classes)
 
 
 class SharesParams(Params):

@@ -7,12 +7,11 @@ from ..operation import Kind
 PLANNED: dict[Kind, frozenset[str]] = {
     Kind.LAYER: frozenset(),
     Kind.CONSTRAINT: frozenset(("max_norm",)),
-    Kind.SOURCE: frozenset("iris wine text parquet image_folder tsv".split()),
-    Kind.STEP: frozenset("clip log1p bits bucketize window characters class_balance".split()),
+    Kind.SOURCE: frozenset(("parquet", "image_folder", "tsv")),
+    Kind.STEP: frozenset(("class_balance",)),
     Kind.SPLIT: frozenset("grouped by files k_fold".split()),
     Kind.ENSEMBLE: frozenset(("bagging",)),
     Kind.QUANTISATION: frozenset(("int8", "float16")),
-    Kind.SEARCH: frozenset("grid random bayesian".split()),
 }
 
 PLANNED_ARGUMENTS: dict[tuple[Kind, str], frozenset[str]] = {

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from ..diagnostics import Refusal
 from ..operation import Kind, NoParams, Params, operation
-from ..schema import ColumnSchema, Files, Schema, array_schema, csv_schema, idx_bytes, idx_header, npy_header, npz_members
+from ..schema import WHOLE_BYTES, ColumnSchema, Files, Schema, array_schema, csv_schema, idx_bytes, idx_header, npy_header, npz_members, read_text
 
 
 class CsvParams(Params):
@@ -110,3 +110,33 @@ def table(p: TableParams, files: Files) -> Schema:
 def digits(p: NoParams, files: Files) -> Schema:
     """Bundled: 1,797 handwritten digits, `pixels` float32[64] from 0 to 16 and `digit` from 0 to 9."""
     return Schema({"pixels": ColumnSchema("float", (64,)), "digit": ColumnSchema("int64", (), tuple(range(10)))}, 1797)
+
+
+@operation(Kind.SOURCE)
+def iris(p: NoParams, files: Files) -> Schema:
+    """Bundled: 150 flowers, `sepal_length`, `sepal_width`, `petal_length`, `petal_width` in cm and `species` from 0 to 2."""
+    columns = {name: ColumnSchema("float", (1,)) for name in ("sepal_length", "sepal_width", "petal_length", "petal_width")}
+    return Schema(columns | {"species": ColumnSchema("int64", (), tuple(range(3)))}, 150)
+
+
+WINE = (
+    "alcohol", "malic_acid", "ash", "alcalinity_of_ash", "magnesium", "total_phenols", "flavanoids", "nonflavanoid_phenols", "proanthocyanins",
+    "color_intensity", "hue", "od280", "proline",
+)  # fmt: skip
+
+
+@operation(Kind.SOURCE)
+def wine(p: NoParams, files: Files) -> Schema:
+    """Bundled: 178 wines, thirteen chemical measures and `cultivar` from 0 to 2."""
+    columns = {name: ColumnSchema("float", (1,)) for name in WINE}
+    return Schema(columns | {"cultivar": ColumnSchema("int64", (), tuple(range(3)))}, 178)
+
+
+@operation(Kind.SOURCE, PathParams)
+def text(p: PathParams, files: Files) -> Schema:
+    """A UTF-8 text, a row a character: `characters()` makes symbols of it."""
+    path = files.path(p.path)
+    if path.stat().st_size > WHOLE_BYTES:
+        return Schema({"text": ColumnSchema("int64")})
+    content = read_text(path)
+    return Schema({"text": ColumnSchema("int64")}, len(content), {"text": tuple(sorted(set(content)))})

@@ -22,7 +22,7 @@ from nnc.runtime.kernels import Randomness
 
 from .fit import FITS
 from .sources import SOURCES, Table
-from .splits import split_rows
+from .splits import split_rows, split_windows
 
 Array = np.ndarray[Any, Any]
 CHUNK = 4096
@@ -78,6 +78,13 @@ def transform(graph: Graph, variables: Mapping[str, Array], raw: Mapping[str, Ar
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
+def windows(raw: Array, window: Any, samples: int) -> Array:
+    """The rows of each sample beside each other."""
+    within = raw[window.offset : window.offset + (samples - 1) * window.stride + window.length]
+    view = np.lib.stride_tricks.sliding_window_view(within, window.length, axis=0)[:: window.stride]
+    return np.ascontiguousarray(np.moveaxis(view, -1, 1))
+
+
 def prepared_column(data: Data, name: DataName, raw: Array, dtype: str, learned: Learned) -> Array:
     """The raw rows of a data name through its steps."""
     made = prepare(data, name, dtype, learned.classes)
@@ -126,12 +133,21 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         _check_infinite(data, raws, table, findings)
         stratify = getattr(data.split.params, "stratify", None) if data.split is not None else None
         try:
-            splits = split_rows(data.split, table.rows, raws[stratify.name] if stratify is not None else None)
+            cuts = {n: d.window for n, d in data.names.items() if d.window is not None}
+            if cuts:
+                inputs = {i.name for i in experiment.network.inputs}
+                splits, fitted = split_windows(data.split, table.rows, [*cuts.values()], [w for n, w in cuts.items() if n not in inputs])
+            else:
+                splits = split_rows(data.split, table.rows, raws[stratify.name] if stratify is not None else None)
+                fitted = splits["train"]
         except Refusal as refusal:
             findings.add_refusal(refusal, data.split.span if data.split else None)
             findings.stop_on_errors()
             raise
-        learned = fit(data, raws, splits["train"], program.dtype)
+        learned = fit(data, raws, fitted, program.dtype)
+        if cuts:
+            samples = max(int(rows.max()) for rows in splits.values()) + 1
+            raws = {name: windows(raws[name], window, samples) for name, window in cuts.items()}
     except Refusal as refusal:
         path = source.spans.get("path") or next(iter(source.spans.values()), source.span)
         findings.add_refusal(refusal, path)

@@ -51,10 +51,26 @@ def _classes(values: Array, p: Any) -> Learned:
     return {}, tuple(sorted(found))
 
 
+def _characters(values: Array, p: Any) -> Learned:
+    """The distinct characters, sorted."""
+    return {}, tuple(chr(point) for point in np.unique(values).tolist())
+
+
+def _bucketize(values: Array, p: Any) -> Learned:
+    """The quantiles that cut the training rows into equal shares."""
+    if not isinstance(p.edges, int):
+        return {}, None
+    numbers = values.astype(np.float64).reshape(-1)
+    shares = np.arange(1, p.edges) / p.edges
+    return {"edges": np.quantile(numbers[np.isfinite(numbers)], shares)}, None
+
+
 FITS: dict[str, Callable[[Array, Any], Learned]] = {
     "standardize": _standardize,
     "min_max": _min_max,
     "impute": _impute,
     "category": _classes,
     "one_hot": _classes,
+    "characters": _characters,
+    "bucketize": _bucketize,
 }

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.diagnostics import Refusal
-from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, npy_header, npz_members, number, read_cells
+from nnc.compiler.ops.sources import WINE
+from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, npy_header, npz_members, number, read_cells, read_text
 
 Array = np.ndarray[Any, Any]
 
@@ -35,6 +36,9 @@ class Table:
         for name, array in self.columns.items():
             known = promised.columns[name]
             classes = known.classes
+            if name == "text" and "text" in promised.values:
+                columns[name] = known
+                continue
             if classes is None and array.dtype == np.int64 and array.ndim == 1 and array.size and 0 <= array.min() and array.max() < 100_000:
                 classes = tuple(range(int(array.max()) + 1))
             columns[name] = ColumnSchema(known.dtype, known.shape, classes)
@@ -115,6 +119,19 @@ def _digits(p: Any, files: Files) -> Table:
     return Table({"pixels": cells[:, :64], "digit": cells[:, 64].astype(np.int64)})
 
 
+def _bundled(name: str, columns: tuple[str, ...], target: str) -> Table:
+    """A table that ships with the package: number columns, then the class."""
+    with gzip.open(Path(__file__).with_name(f"{name}.csv.gz"), "rt", encoding="ascii") as file:
+        cells = np.loadtxt(file, delimiter=",", dtype=np.float64)
+    return Table({c: cells[:, [i]] for i, c in enumerate(columns)} | {target: cells[:, -1].astype(np.int64)})
+
+
+def _text(p: Any, files: Files) -> Table:
+    path = files.path(p.path)
+    points = np.frombuffer(read_text(path).encode("utf-32-le"), np.uint32)
+    return Table({"text": points.astype(np.int64)}, lambda row: f"character {row + 1} of {path.name}")
+
+
 SOURCES: dict[str, Callable[[Any, Files], Table]] = {
     "csv": _csv,
     "idx": _idx,
@@ -122,4 +139,7 @@ SOURCES: dict[str, Callable[[Any, Files], Table]] = {
     "npy": _npy,
     "table": _table,
     "digits": _digits,
+    "iris": lambda p, files: _bundled("iris", ("sepal_length", "sepal_width", "petal_length", "petal_width"), "species"),
+    "wine": lambda p, files: _bundled("wine", WINE, "cultivar"),
+    "text": _text,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,3 +51,37 @@ def _by_class(order: Array, classes: Array) -> list[Array]:
     values = [str(v) for v in classes.reshape(len(classes), -1)[:, 0].tolist()]
     _, index = np.unique(np.array(values), return_inverse=True)
     return [order[index[order] == c] for c in range(index.max() + 1)]
+
+
+def split_windows(split: Bound | None, rows: int, every: Sequence[Any], targets: Sequence[Any]) -> tuple[dict[str, Array], Array]:
+    """Sample numbers by split, and the rows to learn from.
+
+    `ordered` cuts the rows: a sample belongs to the part that holds all its target rows, its inputs may reach back. `random` draws
+    samples, whose windows do not overlap.
+    """
+    stride, longest = every[0].stride, max(w.offset + w.length for w in every)
+    samples = (rows - longest) // stride + 1
+    if samples < 1:
+        raise Refusal("E411", split="train", label=f"{rows} rows, and a sample takes {longest}", help="give more rows, or shorter windows")
+    if split is None:
+        return {"train": np.arange(samples)}, np.arange(rows)
+    if split.name != "ordered":
+        found = split_rows(split, samples, None)
+        covered = np.zeros(rows, bool)
+        for w in every:
+            for i in found["train"]:
+                covered[i * stride + w.offset : i * stride + w.offset + w.length] = True
+        return found, np.flatnonzero(covered)
+    p = split.params
+    first, second = _cuts(rows, (p.train, p.validation, p.test))
+    begins = np.arange(samples) * stride
+    low = begins + min(w.offset for w in targets or every)
+    high = begins + max(w.offset + w.length for w in targets or every)
+    found = {}
+    for name, share, (start, stop) in zip(SPLITS, (p.train, p.validation, p.test), ((0, first), (first, second), (second, rows)), strict=True):
+        members = np.flatnonzero((low >= start) & (high <= stop))
+        if share > 0 and not len(members):
+            raise Refusal("E411", split=name, label=f"{share:.4g} of {rows} rows holds no whole window", help="give it a larger share, or more rows")
+        if share > 0:
+            found[name] = members
+    return found, np.arange(first)
