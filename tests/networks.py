@@ -247,11 +247,7 @@ def differences(function: Callable[[], float], array: Array, step: float = 1e-5)
 def check_gradients(model: Any, batch: Mapping[str, Array], tolerance: float = 1e-6) -> None:
     """Every gradient against central differences of the objective, relative to the largest element."""
     _, found = model.gradients(batch)
-    wanted = {
-        name: differences(lambda: model.gradients(batch)[0], model.parameters[name])
-        for name in found
-        if "running" not in name
-    }
+    wanted = {name: differences(lambda: model.gradients(batch)[0], model.parameters[name]) for name in found if not is_fixed(name)}
     largest = max(float(np.abs(w).max()) for w in wanted.values())
     assert largest > 1e-8, "nothing depends on the parameters: the comparison would be empty"
     for name, slope in wanted.items():
@@ -263,24 +259,37 @@ def kink_margin(model: Any, batch: Mapping[str, Array]) -> float:
     model.gradients(batch)
     program = model.program
     objective = program.objective(program.training_forward, model._targets, model.samples)
-    order = Graph({"loss": objective.loss()}).order()
+    moving: set[Value] = set()
     watched: dict[str, Value] = {}
     windows: dict[str, tuple[Value, Mapping[str, Any]]] = {}
-    for value in order:
+    reduced: dict[str, tuple[Value, tuple[int, ...]]] = {}
+    for value in Graph({"loss": objective.loss()}).order():
         key = str(value.serial)
+        if value.op != "variable" and moving.isdisjoint(value.operands):
+            continue  # comparisons of what is given are no kinks
+        moving.add(value)
         if value.op in ("maximum", "minimum", "greater", "greater_equal", "less", "less_equal"):
             watched[key] = value.operands[0] - value.operands[1]
         elif value.op in ("absolute", "sign"):
             watched[key] = value.operands[0]
         elif value.op == "max_pool":
             windows[key] = value.operands[0], value.attributes
-    outputs = watched | {key: x for key, (x, _) in windows.items()}
+        elif value.op == "reduce_max":
+            reduced[key] = value.operands[0], value.attributes["axes"]
+    outputs = watched | {key: x for key, (x, _) in (windows | reduced).items()}
     if not outputs:
         return np.inf
     found = Executor(Graph(outputs), model.variables, model.randomness, Arena()).run(batch)
     margins = [float(np.abs(found[key]).min()) for key in watched]
     margins += [_gap(found[key], attributes) for key, (_, attributes) in windows.items()]
+    margins += [_lead(found[key], axes) for key, (_, axes) in reduced.items()]
     return min(margins)
+
+
+def _lead(x: Array, axes: tuple[int, ...]) -> float:
+    """The least difference between the two largest elements that a reduction sees."""
+    ordered = np.sort(np.moveaxis(x, axes, range(-len(axes), 0)).reshape(*(d for i, d in enumerate(x.shape) if i not in axes), -1), -1)
+    return float((ordered[..., -1] - ordered[..., -2]).min()) if ordered.shape[-1] > 1 else np.inf
 
 
 def _gap(x: Array, attributes: Mapping[str, Any]) -> float:
@@ -306,12 +315,18 @@ def random_model(seed: int, n: int = 4, margin: float = 1e-3) -> tuple[Drawn, An
     raise AssertionError(f"no smooth network from seed {seed}")
 
 
+POSITIVE = ("scale", "running_var", "beta")
+DRAWN_ONCE = ("mask", "ahead")
+
+
+def is_fixed(name: str) -> bool:
+    """Whether no gradient reaches a parameter: running statistics, masks."""
+    return name.endswith(("running_mean", "running_var", *DRAWN_ONCE))
+
+
 def spread(model: Any, seed: int) -> None:
     """Parameters away from zeros and ones, so that a wrong bias or scale shows."""
     random = np.random.default_rng(seed)
     for name, array in model.parameters.items():
-        array[...] = (
-            random.uniform(0.5, 1.5, array.shape)
-            if name.endswith(("scale", "running_var"))
-            else random.normal(0, 0.6, array.shape)
-        )
+        if not name.endswith(DRAWN_ONCE):
+            array[...] = random.uniform(0.5, 1.5, array.shape) if name.endswith(POSITIVE) else random.normal(0, 0.6, array.shape)

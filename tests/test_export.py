@@ -69,11 +69,13 @@ SPECIAL = [
     ("step", "x -> dense(6) -> step(surrogate=sigmoid) -> dense(2)"),
     ("dropout", "x -> dense(6) -> dropout(0.4) -> dense(2)"),
     ("dropout", "x -> dense(6) -> dropout(0.4, scaling=inference) -> dense(2)"),
+    ("spatial_dropout", "x -> dense(8) -> reshape([2, 2, 2]) -> spatial_dropout(0.4) -> conv2d(2, kernel=2)"),
+    ("gaussian_noise", "x -> dense(6) -> gaussian_noise(0.4) -> dense(2)"),
 ]  # fmt: skip
 
 
 def test_every_layer_has_a_case() -> None:
-    covered = {layer.word for layer, _ in LAYERS} | {merge[0] for merge in MERGES} | {word for word, _ in SPECIAL}
+    covered = {layer.word for layer, _ in LAYERS} | {merge[0] for merge in MERGES} | {word for word, _ in SPECIAL} | {"embedding", "split"}
     assert covered == set(names(Kind.LAYER))
 
 
@@ -94,6 +96,20 @@ def test_a_merge_leaves_as_it_predicts(written: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("word", "body"), SPECIAL)
 def test_special_layers_leave_as_they_predict(word: str, body: str, tmp_path: Path) -> None:
     exported(f"network(x: float32[3]) {{ return {body} }}", tmp_path / "m.onnx", x=(3,))
+
+
+@pytest.mark.parametrize("declared", ["k: int64", "k: int64[4]", "k: int64[2, 3]"])
+def test_an_embedding_leaves_as_it_predicts(declared: str, tmp_path: Path) -> None:
+    shape = tuple(int(d) for d in declared.partition("[")[2].rstrip("]").split(",") if d)
+    rows = np.random.default_rng(0).integers(0, 6, (12, *shape))
+    last = "dense(2)" if len(shape) != 1 else "lstm(3, bidirectional=true)"
+    exported(f"network({declared}) {{ return k -> embedding(6, 3) -> {last} }}", tmp_path / "m.onnx", rows={"k": rows})
+
+
+def test_a_split_leaves_as_it_predicts(tmp_path: Path) -> None:
+    text = "network(x: float32[4, 6]) {{ a, b, c = x -> split({}) return first = a, second = b -> relu, third = c, sum = a + c }}"
+    for written in ("3", "[2, 2, 2], axis=-1", "[1, 2, 1], axis=0"):
+        exported(text.format(written), tmp_path / "m.onnx", x=(4, 6))
 
 
 @pytest.mark.parametrize(

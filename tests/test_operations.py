@@ -23,6 +23,21 @@ def reference() -> ModuleType:
     return torch_reference
 
 
+RECURRENT: list[tuple[Word, tuple[int, ...]]] = [
+    (word("rnn", units=3), (4, 2)),
+    (word("rnn", units=2, activation="relu", return_sequences=True), (3, 3)),
+    (word("rnn", units=2, bidirectional=True), (3, 2)),
+    (word("rnn", units=2, return_sequences=True), (1, 3)),
+    (word("lstm", units=3), (4, 2)),
+    (word("lstm", units=2, return_sequences=True), (3, 3)),
+    (word("lstm", units=2, bidirectional=True), (3, 2)),
+    (word("lstm", units=2, bidirectional=True, return_sequences=True), (3, 2)),
+    (word("gru", units=3), (4, 2)),
+    (word("gru", units=2, return_sequences=True), (3, 3)),
+    (word("gru", units=2, bidirectional=True), (1, 2)),
+    (word("gru", units=2, bidirectional=True, return_sequences=True), (3, 2)),
+]
+
 # A layer and the shape of the sample it works on
 LAYERS: list[tuple[Word, tuple[int, ...]]] = [
     (word("dense", units=4), (3,)),
@@ -72,6 +87,60 @@ LAYERS: list[tuple[Word, tuple[int, ...]]] = [
     (word("softmax", temperature=3.0), (2, 3)),
     (word("softmax", axis=0), (3, 2)),
     (word("softmax", axis=1, temperature=0.5), (2, 2, 2)),
+    (word("log_softmax"), (4,)),
+    (word("log_softmax", axis=0, temperature=2.0), (3, 2)),
+    (word("saturated_linear"), (6,)),
+    (word("saturated_linear", low=-0.2, high=1.5), (2, 3)),
+    (word("gaussian"), (4,)),
+    (word("prelu"), (5,)),
+    (word("prelu", init=0.4, form="max"), (5,)),
+    (word("prelu"), (3, 2, 2)),
+    (word("prelu", form="max"), (2, 2, 3)),
+    (word("prelu"), (4, 3)),
+    (word("relu6"), (5,)),
+    (word("selu"), (5,)),
+    (word("celu"), (5,)),
+    (word("celu", alpha=0.3), (2, 3)),
+    (word("softplus"), (4,)),
+    (word("softsign"), (4,)),
+    (word("mish"), (4,)),
+    (word("gelu"), (4,)),
+    (word("gelu", approximate="tanh"), (4,)),
+    (word("hard_sigmoid"), (5,)),
+    (word("hard_swish"), (5,)),
+    (word("maxout", units=3), (4,)),
+    (word("maxout", units=2, pieces=4, bias=False), (3,)),
+    (word("maxout", units=2, pieces=3), (3, 4)),
+    (word("maxout", units=2, pieces=1), (2, 2, 3)),
+    (word("radial", units=4), (3,)),
+    (word("radial", units=3, beta=0.4), (2, 2)),
+    (word("sparse_dense", units=5, density=0.4), (4,)),
+    (word("sparse_dense", units=3, density=0.7, seed=4, bias=False), (2, 5)),
+    (word("layer_norm"), (4,)),
+    (word("layer_norm", epsilon=0.1), (3, 4)),
+    (word("layer_norm"), (2, 3, 2)),
+    (word("group_norm", groups=2), (6,)),
+    (word("group_norm", groups=2), (4, 2, 3)),
+    (word("group_norm", groups=3, epsilon=0.1), (2, 6)),
+    (word("group_norm", groups=1), (3, 2, 2)),
+    (word("attention"), (3, 4)),
+    (word("attention", heads=2), (3, 4)),
+    (word("attention", heads=3, causal=True), (4, 3)),
+    (word("attention"), (1, 2)),
+    (word("conv1d", channels=3, kernel=2), (4, 3)),
+    (word("conv1d", channels=2, kernel=3, padding="same", stride=2), (6, 2)),
+    (word("conv1d", channels=2, kernel=2, padding=1, dilation=2, bias=False), (4, 2)),
+    (word("conv1d", channels=4, kernel=2, groups=2), (3, 4)),
+    (word("conv2d_transpose", channels=2, kernel=2), (3, 2, 3)),
+    (word("conv2d_transpose", channels=2, kernel=3, stride=2, padding=1, output_padding=1), (2, 3, 2)),
+    (word("conv2d_transpose", channels=4, kernel=(2, 3), stride=(2, 1), groups=2, bias=False), (2, 2, 3)),
+    (word("conv2d_transpose", channels=1, kernel=2, stride=3, dilation=2, output_padding=(1, 0)), (2, 2, 2)),
+    (word("depthwise_conv2d", kernel=2), (3, 3, 3)),
+    (word("depthwise_conv2d", kernel=(3, 2), multiplier=2, stride=2, padding="same"), (2, 4, 3)),
+    (word("depthwise_conv2d", kernel=2, dilation=2, padding=1, bias=False), (2, 3, 4)),
+    (word("transpose", order=(1, 0)), (3, 2)),
+    (word("transpose", order=(2, 0, 1)), (2, 3, 4)),
+    *RECURRENT,
 ]
 
 # Ways to join two or more tensors, and how the oracle joins them
@@ -89,7 +158,7 @@ MERGES: list[tuple[str, str, str, dict[str, Any]]] = [
 ]
 
 # Layers whose reference is not torch's: tests of their own below
-ELSEWHERE = {"step", "dropout"}
+ELSEWHERE = {"step", "dropout", "spatial_dropout", "gaussian_noise", "embedding", "split"}
 
 
 def test_every_layer_has_a_case() -> None:
@@ -323,6 +392,120 @@ def test_dropout_of_nothing_is_nothing() -> None:
     assert model.gradients(batch)[0] == pytest.approx(model.loss(batch), rel=1e-14)
 
 
+# Noise
+
+
+def test_spatial_dropout_drops_whole_channels() -> None:
+    """Under `quadratic` with the target -1, an element's bias has the gradient 0 where the channel is dropped."""
+    body = "  return output = x -> dense(1200, bias=false, init=constant(1.0)) -> reshape([30, 5, 8]) -> spatial_dropout(0.4)"
+    model = nnc.compile(spec(body, inputs="x: float32[20]", loss="quadratic(output, y)")).init(5)
+    batch = {"x": np.eye(20), "y": np.full((20, 30, 5, 8), -1.0)}
+    slopes = model.gradients(batch)[1]["output/dense/weight"].reshape(20, 30, 40) * 20
+    assert ((slopes == slopes[..., :1]).all(-1)).all()
+    kept = slopes[..., 0] != 0
+    np.testing.assert_allclose(slopes[..., 0][kept], (1 / 0.6 + 1) / 0.6)
+    assert abs(kept.mean() - 0.6) < 4 * np.sqrt(0.6 * 0.4 / kept.size)
+    np.testing.assert_array_equal(model.predict(batch)["output"], 1)
+
+
+def test_spatial_dropout_of_sequences_drops_features() -> None:
+    body = "  return output = x -> dense(60, bias=false, init=constant(1.0)) -> reshape([3, 20]) -> spatial_dropout"
+    model = nnc.compile(spec(body, inputs="x: float32[20]", loss="quadratic(output, y)")).init(5)
+    slopes = model.gradients({"x": np.eye(20), "y": np.full((20, 3, 20), -1.0)})[1]["output/dense/weight"].reshape(20, 3, 20)
+    assert (slopes == slopes[:, :1]).all()
+    assert 0.4 < (slopes != 0).mean() < 0.6
+
+
+def noise_of(std: float, seed: int = 0, steps: int = 0) -> Any:
+    """The noise: under `quadratic` it is what the weight's gradient exceeds the weight by, for the identity as the batch."""
+    text = spec(f"  return output = x -> dense(400, bias=false) -> gaussian_noise({std})", inputs="x: float32[25]", loss="quadratic(output, y)")
+    model = nnc.compile(text).init(seed)
+    batch = {"x": np.eye(25), "y": np.zeros((25, 400))}
+    for _ in range(steps):
+        model.step(batch)
+    weight = model.parameters["output/dense/weight"].copy()
+    np.testing.assert_allclose(model.predict(batch)["output"], weight)
+    return model.gradients(batch)[1]["output/dense/weight"] * 25 - weight
+
+
+def test_gaussian_noise_is_normal_and_absent_from_inference() -> None:
+    noise = noise_of(0.3)
+    assert abs(noise.mean()) < 4 * 0.3 / 100
+    assert noise.std() == pytest.approx(0.3, rel=0.03)
+    assert (np.abs(noise) > 0.6).mean() == pytest.approx(0.0455, rel=0.2)
+    np.testing.assert_array_equal(noise_of(0.3), noise)
+    for other in (noise_of(0.3, seed=1), noise_of(0.3, steps=1)):
+        assert abs(np.corrcoef(noise.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_networks_with_noise_by_finite_differences() -> None:
+    check_gradients(*made("  return output = x -> dense(6) -> tanh -> gaussian_noise(0.4) -> dense(2)"))
+    check_gradients(*made("  return output = x -> dense(8) -> reshape([2, 2, 2]) -> spatial_dropout(0.4) -> flatten -> dense(2)"))
+
+
+# Embedding and split
+
+
+@pytest.mark.parametrize(("shape", "after"), [((), "dense(2)"), ((4,), "flatten -> dense(2)"), ((4,), "lstm(3)"), ((2, 3), "flatten -> dense(2)")])
+def test_an_embedding_is_torchs(shape: tuple[int, ...], after: str, reference: ModuleType) -> None:
+    """Rows that occur several times, and rows that do not occur."""
+    import torch
+
+    declared = f"x: int64[{', '.join(map(str, shape))}]" if shape else "x: int64"
+    model = nnc.compile(spec(f"  return output = x -> embedding(7, 3) -> {after}", inputs=declared)).init(0)
+    spread(model, 0)
+    random = np.random.default_rng(1)
+    x = random.integers(0, 6, (5, *shape))
+    batch = {"x": x, "y": random.normal(size=model.predict({"x": x})["output"].shape)}
+    check_gradients(model, batch)
+
+    def forward(p: dict[str, Any], x: Any, training: bool) -> Any:
+        rows = torch.nn.functional.embedding(x, p["output/embedding/weight"])
+        if after == "lstm(3)":
+            return reference.LAYERS["lstm"](reference.under("output/lstm", p), rows, units=3)
+        return reference.dense(reference.under("output/dense", p), rows.flatten(1), 2)
+
+    check_against_torch(reference, model, batch, forward)
+    assert not model.gradients(batch)[1]["output/embedding/weight"][6].any()
+
+
+@pytest.mark.parametrize("wrong", [-1, 7, 2**40])
+def test_an_index_without_a_row_is_refused(wrong: int) -> None:
+    model = nnc.compile(spec("  return output = x -> embedding(7, 3) -> flatten -> dense(1)", inputs="x: int64[2]")).init(0)
+    batch = {"x": np.array([[0, 6], [1, wrong]]), "y": np.zeros((2, 1))}
+    for use in (model.predict, model.loss, model.gradients, model.step):
+        with pytest.raises(nnc.SpecError, match="E515"):
+            use(batch)
+
+
+@pytest.mark.parametrize(
+    ("shape", "written", "axis", "sizes"),
+    [
+        ((6,), "split(2)", 1, [3, 3]),
+        ((5,), "split([1, 3, 1])", 1, [1, 3, 1]),
+        ((2, 4), "split(2)", 2, [2, 2]),
+        ((4, 3), "split([1, 3], axis=0)", 1, [1, 3]),
+        ((2, 3, 4), "split(3, axis=-2)", 2, [1, 1, 1]),
+    ],
+)
+def test_a_split_is_torchs(shape: tuple[int, ...], written: str, axis: int, sizes: list[int], reference: ModuleType) -> None:
+    """Each part enters the output another number of times, and the first one twice."""
+    parts = [f"p{i}" for i in range(len(sizes))]
+    body = f"  a = x -> dense({np.prod(shape)}) -> reshape([{', '.join(map(str, shape))}])\n  {', '.join(parts)} = a -> {written}\n"
+    flat = ", ".join(f"{p} -> flatten" for p in [*parts, parts[0]])
+    model, batch = made(f"{body}  return output = concat({flat}) -> tanh")
+    check_gradients(model, batch)
+
+    def forward(p: dict[str, Any], x: Any, training: bool) -> Any:
+        a = reference.dense(reference.under("a/dense", p), x, 0).reshape(-1, *shape)
+        found = a.split(sizes, axis)
+        import torch
+
+        return torch.cat([part.flatten(1) for part in (*found, found[0])], 1).tanh()
+
+    check_against_torch(reference, model, batch, forward, steps=2)
+
+
 # Batch normalisation: its state
 
 
@@ -423,12 +606,17 @@ PENALTIES = [
     word("l1", strength=0.03, scale=0.5),
     word("l2", strength=0.2),
     word("l2", strength=0.2, scale=0.25),
+    word("lm", strength=0.1, m=3.0),
+    word("lm", strength=0.1, m=1.5, scale=0.5),
 ]
 
 
 def norms(penalty: Word, weight: Any, samples: float = 1) -> Any:
     """lambda sum |w| and lambda/2 sum w^2, and their slopes."""
     factor = penalty.arguments["strength"] * penalty.arguments.get("scale", 1.0) / samples
+    if penalty.word == "lm":
+        m = penalty.arguments["m"]
+        return factor / m * np.linalg.norm(weight.ravel(), m) ** m, factor * np.sign(weight) * np.abs(weight) ** (m - 1)
     if penalty.word == "l1":
         return factor * np.abs(weight).sum(), factor * np.sign(weight)
     return factor / 2 * np.linalg.norm(weight) ** 2, factor * weight

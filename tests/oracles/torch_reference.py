@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from networks import is_fixed
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
@@ -106,7 +107,129 @@ def _swish(p: Parameters, z: Tensor, beta: float = 1.0) -> Tensor:
     return F.silu(z * beta) / beta
 
 
+def prelu(p: Parameters, z: Tensor, init: float = 0.25, form: str = "piecewise") -> Tensor:
+    """torch has channels on axis 1, and the first form alone."""
+    slope = p["slope"]
+    if form == "max":
+        return torch.maximum(z, z * (slope[:, None, None] if z.ndim == 4 else slope))
+    return F.prelu(z, slope) if z.ndim == 4 else F.prelu(z.movedim(-1, 1), slope).movedim(1, -1)
+
+
+def maxout(p: Parameters, x: Tensor, units: int, pieces: int = 2, bias: bool = True) -> Tensor:
+    found = [F.linear(x, p["weight"][k].T, p["bias"][k] if bias else None) for k in range(pieces)]
+    return torch.stack(found).amax(0)
+
+
+def radial(p: Parameters, x: Tensor, units: int, beta: float = 1.0) -> Tensor:
+    return torch.exp(-(torch.linalg.vector_norm(x[..., None, :] - p["center"], dim=-1) ** 2) * p["beta"])
+
+
+def sparse_dense(p: Parameters, x: Tensor, units: int, density: float = 0.1, seed: int = 0, bias: bool = True) -> Tensor:
+    return F.linear(x, (p["weight"] * p["mask"]).T, p["bias"] if bias else None)
+
+
+def layer_norm(p: Parameters, x: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """torch's weights have the shape of all axes that are normalised; here those of channels."""
+    if x.ndim == 4:
+        return F.layer_norm(x, x.shape[1:], eps=epsilon) * p["scale"][:, None, None] + p["bias"][:, None, None]
+    return F.layer_norm(x, x.shape[-1:], p["scale"], p["bias"], epsilon)
+
+
+def group_norm(p: Parameters, x: Tensor, groups: int, epsilon: float = 1e-5) -> Tensor:
+    first = x if x.ndim == 4 else x.movedim(-1, 1)
+    found = F.group_norm(first, groups, p["scale"], p["bias"], epsilon)
+    return found if x.ndim == 4 else found.movedim(1, -1)
+
+
+def attention(p: Parameters, x: Tensor, heads: int = 1, causal: bool = False) -> Tensor:
+    """torch's multi-head attention wants the weights of query, key and value in one array, and steps first."""
+    size = x.shape[-1]
+    weight = torch.cat([p[f"{name}_weight"].T for name in ("query", "key", "value")])
+    bias = torch.cat([p[f"{name}_bias"] for name in ("query", "key", "value")])
+    steps = x.transpose(0, 1)
+    hidden = torch.ones(len(steps), len(steps)).triu(1).bool() if causal else None
+    found, _ = F.multi_head_attention_forward(
+        steps, steps, steps, size, heads, weight, bias, None, None, False, 0.0, p["output_weight"].T, p["output_bias"],
+        attn_mask=hidden, need_weights=False,
+    )  # fmt: skip
+    return found.transpose(0, 1)
+
+
+def conv1d(
+    p: Parameters, x: Tensor, channels: int, kernel: int, stride: int = 1, padding: Any = "valid", dilation: int = 1, groups: int = 1, bias: bool = True
+) -> Tensor:
+    """torch has features before steps, and `same` without strides alone."""
+    edges = (0, 0) if padding == "valid" else (padding, padding)
+    if padding == "same":
+        missing = max(0, (-(-x.shape[1] // stride) - 1) * stride + dilation * (kernel - 1) + 1 - x.shape[1])
+        edges = (missing // 2, missing - missing // 2)
+    image = F.pad(x.transpose(1, 2), edges)
+    return F.conv1d(image, p["weight"], p["bias"] if bias else None, stride, 0, dilation, groups).transpose(1, 2)
+
+
+def conv2d_transpose(
+    p: Parameters, x: Tensor, channels: int, kernel: Any, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    dilation: Any = 1, groups: int = 1, bias: bool = True,
+) -> Tensor:  # fmt: skip
+    return F.conv_transpose2d(x, p["weight"], p["bias"] if bias else None, pair(stride), pair(padding), pair(output_padding), groups, pair(dilation))
+
+
+def depthwise_conv2d(p: Parameters, x: Tensor, kernel: Any, multiplier: int = 1, **more: Any) -> Tensor:
+    return conv2d(p, x, x.shape[1] * multiplier, kernel, groups=x.shape[1], **more)
+
+
+# torch's order of gates, as places in ONNX's: i, f, g, o of iofc; r, z, n of zrh.
+GATES = {"rnn": [0], "lstm": [0, 2, 3, 1], "gru": [1, 0, 2]}
+
+
+def recurrent(kind: str) -> Callable[..., Tensor]:
+    def run(
+        p: Parameters, x: Tensor, units: int, return_sequences: bool = False, bidirectional: bool = False, activation: str = "tanh"
+    ) -> Tensor:
+        order = GATES[kind]
+
+        def ordered(w: Tensor) -> Tensor:
+            return torch.cat([w[k * units : (k + 1) * units] for k in order])
+
+        weights = []
+        for d in range(1 + bidirectional):
+            b, bias = p["B"][d], len(order) * units
+            weights += [ordered(p["W"][d]), ordered(p["R"][d]), ordered(b[:bias]), ordered(b[bias:])]
+        start = x.new_zeros(1 + bidirectional, len(x), units)
+        function = getattr(torch, f"rnn_{activation}" if kind == "rnn" else kind)
+        states, *last = function(x, (start, start) if kind == "lstm" else start, weights, True, 1, 0.0, False, bidirectional, True)
+        return states if return_sequences else torch.cat(list(last[0]), -1)
+
+    return run
+
+
 LAYERS: dict[str, Callable[..., Tensor]] = {
+    "saturated_linear": lambda p, z, low=-1.0, high=1.0: F.hardtanh(z, low, high),
+    "gaussian": lambda p, z: torch.exp(-z.square()),
+    "prelu": prelu,
+    "relu6": lambda p, z: F.relu6(z),
+    "selu": lambda p, z: F.selu(z),
+    "celu": lambda p, z, alpha=1.0: alpha * F.elu(z / alpha),  # torch.celu divides in float32
+    "softplus": lambda p, z: F.softplus(z, threshold=1e9),
+    "softsign": lambda p, z: F.softsign(z),
+    "mish": lambda p, z: F.mish(z),
+    "gelu": lambda p, z, approximate="none": F.gelu(z, approximate=approximate),
+    "hard_sigmoid": lambda p, z: F.relu6(z + 3) / 6,  # the slope of torch's own is 1/6 in float32
+    "hard_swish": lambda p, z: F.hardswish(z),
+    "log_softmax": lambda p, z, axis=-1, temperature=1.0: F.log_softmax(z / temperature, axis if axis < 0 else axis + 1),
+    "maxout": maxout,
+    "radial": radial,
+    "sparse_dense": sparse_dense,
+    "layer_norm": layer_norm,
+    "group_norm": group_norm,
+    "attention": attention,
+    "conv1d": conv1d,
+    "conv2d_transpose": conv2d_transpose,
+    "depthwise_conv2d": depthwise_conv2d,
+    "transpose": lambda p, x, order: x.permute(0, *(axis + 1 for axis in order)),
+    "rnn": recurrent("rnn"),
+    "lstm": recurrent("lstm"),
+    "gru": recurrent("gru"),
     "dense": dense,
     "conv2d": conv2d,
     "max_pool": max_pool,
@@ -162,7 +285,7 @@ def tensors(arrays: Mapping[str, Any]) -> Parameters:
     """Copies of parameters as leaves."""
     found = {}
     for name, array in arrays.items():
-        found[name] = torch.tensor(np.asarray(array), dtype=torch.float64, requires_grad="running_" not in name)
+        found[name] = torch.tensor(np.asarray(array), dtype=torch.float64, requires_grad=not is_fixed(name))
     return found
 
 
