@@ -44,7 +44,7 @@ _COEFFICIENTS = (
 
 
 def erf(x: Array, out: Array) -> None:
-    """2 / sqrt(pi) * integral of e^(-u^2) from 0 to x; the absolute error is one unit in the last place of 1."""
+    """2 / sqrt(pi) * integral of e^(-u^2) from 0 to x; the absolute error is at most three units in the last place of 1."""
     size = np.minimum(np.abs(x), 10)  # where erf is 1 in float64; infinities stay out of the quotient
     t = 2 * (size - _CENTRE) / (size + _CENTRE)
     terms = _COEFFICIENTS if x.dtype == np.float64 else _COEFFICIENTS[:14]

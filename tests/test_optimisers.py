@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import nnc.compiler.ops
 from nnc.compiler.operation import Kind, names
 from nnc.compiler.training import rates
 
+Array = np.ndarray[Any, Any]
 BODY = "  h = x -> dense(4) -> tanh\n  return output = h -> dense(2)"
 RATES = [0.05, 0.02, 0.08, 0.08, 0.01, 0.03, 0.05]  # that change, so that it matters where a form multiplies by them
 
@@ -37,7 +39,24 @@ OPTIMISERS = [
     word("adam", lr=0.05, eps=0.01, eps_in="inside"),
     word("adamw"),
     word("adamw", beta1=0.8, weight_decay=0.0),
+    word("adagrad"),
+    word("adagrad", lr=0.05, eps=0.1),
+    word("adadelta"),
+    word("adadelta", lr=0.5, rho=0.8, eps=0.01),
+    word("nadam"),
+    word("nadam", lr=0.05, beta1=0.8, beta2=0.95, eps=0.01, momentum_decay=0.2),
+    word("nadam", eps=0.01, eps_in="inside"),
+    word("adamax"),
+    word("adamax", lr=0.05, beta1=0.7, beta2=0.6, eps=0.01),
+    word("amsgrad"),
+    word("amsgrad", beta1=0.8, beta2=0.5, eps=0.01),
+    word("amsgrad", beta2=0.5, eps=0.01, eps_in="inside"),
+    word("lion"),
+    word("lion", lr=0.05, beta1=0.6, beta2=0.3),
 ]
+
+# They look at more than one gradient a step: test_solvers.py
+SOLVERS = {"newton", "hessian_free", "conjugate_gradient", "lbfgs"}
 
 DECAYS = [
     (word("sgd", lr=0.05, weight_decay=0.2), 0.2, "scaled"),
@@ -49,6 +68,12 @@ DECAYS = [
     (word("adam", lr=0.05, weight_decay=0.02, decay="absolute"), 0.02, "absolute"),
     (word("adamw", lr=0.05), 0.01, "scaled"),
     (word("adamw", lr=0.05, weight_decay=0.05, decay="absolute"), 0.05, "absolute"),
+    (word("adagrad", weight_decay=0.1), 0.1, "scaled"),
+    (word("adadelta", weight_decay=0.1), 0.1, "scaled"),
+    (word("nadam", weight_decay=0.02, decay="absolute"), 0.02, "absolute"),
+    (word("adamax", weight_decay=0.1), 0.1, "scaled"),
+    (word("amsgrad", weight_decay=0.1), 0.1, "scaled"),
+    (word("lion", weight_decay=0.1), 0.1, "scaled"),
 ]
 
 
@@ -94,8 +119,8 @@ def by_rule(
 
 
 def test_every_word_has_a_case() -> None:
-    assert {o.word for o in OPTIMISERS} == set(names(Kind.OPTIMISER)) == RULES.keys()
-    assert {o.word for o, _, _ in DECAYS} == set(names(Kind.OPTIMISER))
+    assert {o.word for o in OPTIMISERS} == {o.word for o, _, _ in DECAYS} == RULES.keys()
+    assert RULES.keys() | SOLVERS == set(names(Kind.OPTIMISER))
     assert CLIPS.keys() == set(names(Kind.CLIP))
     assert {name for name, _, _ in SCHEDULES} == set(names(Kind.SCHEDULE))
 
@@ -134,13 +159,30 @@ TORCHS: list[tuple[str, Callable[[Any], Any]]] = [
     ("adam(lr=0.05, beta1=0.8, beta2=0.95, eps=0.001)", lambda t: lambda p, lr: t.Adam(p, lr, (0.8, 0.95), 0.001)),
     ("adam(lr=0.05, weight_decay=0.1)", lambda t: lambda p, lr: t.AdamW(p, lr, weight_decay=0.1)),
     ("adamw", lambda t: t.AdamW),
+    ("adagrad", lambda t: lambda p, lr: t.Adagrad(p, lr, eps=1e-7)),
+    ("adadelta", lambda t: lambda p, lr: t.Adadelta(p, lr, 0.95)),
+    ("adadelta(rho=0.7, eps=0.001)", lambda t: lambda p, lr: t.Adadelta(p, lr, 0.7, 0.001)),
+    ("nadam", lambda t: t.NAdam),
+    ("nadam(beta1=0.8, beta2=0.9, momentum_decay=0.1)", lambda t: lambda p, lr: t.NAdam(p, lr, (0.8, 0.9), momentum_decay=0.1)),
+    ("adamax", lambda t: t.Adamax),
+    ("amsgrad", lambda t: lambda p, lr: t.Adam(p, lr, amsgrad=True)),
+    ("amsgrad(beta2=0.5)", lambda t: lambda p, lr: t.Adam(p, lr, (0.9, 0.5), amsgrad=True)),
 ]
 
 
+@pytest.fixture
+def torch() -> Iterator[ModuleType]:
+    """torch with float64 for numbers of its own too, such as nadam's product."""
+    torch = pytest.importorskip("torch", reason="torch is the outside reference of these tests and is not installed")
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield torch
+    torch.set_default_dtype(kept)
+
+
 @pytest.mark.parametrize(("written", "choose"), TORCHS, ids=[written for written, _ in TORCHS])
-def test_a_step_is_torchs(written: str, choose: Callable[[Any], Any]) -> None:
+def test_a_step_is_torchs(written: str, choose: Callable[[Any], Any], torch: ModuleType) -> None:
     """torch decays biases too: the network of this test has none."""
-    torch = pytest.importorskip("torch", reason="torch is the outside reference of this test and is not installed")
     body = BODY.replace("dense(4)", "dense(4, bias=false)").replace("dense(2)", "dense(2, bias=false)")
     model, batch = started(spec(body, optimizer=written))
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in model.parameters.items()}
@@ -166,6 +208,55 @@ def test_a_step_is_torchs(written: str, choose: Callable[[Any], Any]) -> None:
         follow(model, batch, step)
 
 
+# Gradients of any size: the loss |x.w - y| with y far away has the gradient -x at every w, and w starts at 0
+
+
+SIZES = [1.0, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10]
+
+
+def moved(optimizer: str, size: float) -> tuple[Array, Array]:
+    """The parameters after 20 steps, and the gradients that led there."""
+    text = spec("  return output = x -> dense(1, bias=false)", inputs="x: float32[6]", loss="mae(output, y)", optimizer=optimizer)
+    model = nnc.compile(text).init(0)
+    weight = model.parameters["output/dense/weight"]
+    weight[...] = 0
+    given = size * np.random.default_rng(3).normal(size=(20, 6, 1)) * np.array([[1.0], [1.0], [0.3], [3.0], [1e-3], [1.0]])
+    for slope in given:
+        batch = {"x": -slope.T, "y": np.full((1, 1), 1e6)}
+        np.testing.assert_array_equal(model.gradients(batch)[1]["output/dense/weight"], slope)
+        model.step(batch)
+    return weight.copy(), given
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=str)
+def test_twenty_steps_are_those_of_fifty_digits(optimiser: Word, size: float) -> None:
+    mpmath = pytest.importorskip("mpmath", reason="mpmath computes the formulas of this test with 50 digits")
+    found, given_slopes = moved(word(optimiser.word, **(given(optimiser) | {"lr": 0.0625, "weight_decay": 0.0})).call(), size)
+    rule = RULES[optimiser.word](**given(optimiser, "lr", "weight_decay"))
+    with mpmath.workdps(50):
+        theta = np.full((6, 1), mpmath.mpf(0))
+        for slope in given_slopes:
+            theta = rule(theta, np.vectorize(mpmath.mpf, otypes=[object])(slope), mpmath.mpf(0.0625))
+        wanted = theta.astype(float)
+    np.testing.assert_allclose(found, wanted, rtol=1e-7, atol=0)
+    assert wanted.any()
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("written", "choose"), TORCHS, ids=[written for written, _ in TORCHS])
+def test_twenty_steps_are_torchs(written: str, choose: Callable[[Any], Any], size: float, torch: ModuleType) -> None:
+    name, _, arguments = written.rstrip(")").partition("(")
+    arguments = ", ".join(["lr=0.05", *(a for a in arguments.split(", ") if a and not a.startswith("lr="))])
+    found, slopes = moved(f"{name}({arguments})", size)
+    theta = torch.zeros(6, 1, dtype=torch.float64, requires_grad=True)
+    optimiser = choose(torch.optim)([theta], lr=0.05)
+    for slope in slopes:
+        theta.grad = torch.tensor(slope)
+        optimiser.step()
+    np.testing.assert_allclose(found, theta.detach().numpy(), rtol=1e-7, atol=0)
+
+
 def test_defaults_are_those_of_the_language() -> None:
     for written, spelled in [
         ("adam", "adam(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8, eps_in=outside, weight_decay=0.0)"),
@@ -173,6 +264,12 @@ def test_defaults_are_those_of_the_language() -> None:
         ("momentum(0.1)", "momentum(lr=0.1, beta=0.9, form=heavy_ball, weight_decay=0.0)"),
         ("rmsprop(0.1)", "rmsprop(lr=0.1, decay=0.9, eps=1e-7, eps_in=outside, momentum=0.0, centered=false)"),
         ("nesterov(0.1)", "nesterov(lr=0.1, beta=0.9)"),
+        ("adagrad", "adagrad(lr=0.01, eps=1e-7, weight_decay=0.0)"),
+        ("adadelta", "adadelta(lr=1.0, rho=0.95, eps=1e-6)"),
+        ("nadam", "nadam(lr=0.002, beta1=0.9, beta2=0.999, eps=1e-8, momentum_decay=0.004)"),
+        ("adamax", "adamax(lr=0.002, beta1=0.9, beta2=0.999, eps=1e-8)"),
+        ("amsgrad", "amsgrad(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8)"),
+        ("lion", "lion(lr=0.0001, beta1=0.9, beta2=0.99)"),
     ]:
         first, second = (started(spec(BODY, optimizer=o)) for o in (written, spelled))
         for model, batch in (first, second):
@@ -196,7 +293,8 @@ def test_a_centred_rmsprop_survives_a_gradient_that_never_changes() -> None:
 
 def test_a_parameter_without_influence_keeps_its_value() -> None:
     """Its gradient is zero, and zero divided by the root of zero stays zero."""
-    for optimiser in ("sgd(lr=0.1)", "adam", "rmsprop(lr=0.1, centered=true)", "momentum(lr=0.1)"):
+    for optimiser in sorted(RULES):
+        optimiser += "(lr=0.1, weight_decay=0.0)"
         model, batch = started(spec("  h = x -> dense(3)\n  return output = h * 0 + x", optimizer=optimiser))
         before = model.parameters["h/dense/weight"].copy()
         for _ in range(3):
@@ -300,6 +398,19 @@ SCHEDULES: list[tuple[str, str, list[float]]] = [
      + [0.25 + 0.25 * np.cos(np.pi * i / 32) for i in range(32)]),
     ("step", "warmup(epochs=1) -> step(every=2, factor=0.1)", [0.125, 0.25, 0.375, 0.5]
      + [0.5 * 0.1 ** (i // 8) for i in range(36)]),
+    ("inverse_time", "inverse_time(0.5)", epochs(lambda e: 1 / (2 + e))),
+    ("inverse_time", "inverse_time(decay=0.1, unit=steps)", [5 / (10 + i) for i in range(40)]),
+    ("polynomial", "polynomial", [0.5 - i / 80 for i in range(40)]),
+    ("polynomial", "warmup(epochs=5) -> polynomial(to=0.1, power=2)", [(i + 1) / 40 for i in range(20)]
+     + [0.1 + 0.4 * (i / 20) ** 2 for i in range(20, 0, -1)]),
+    ("cosine", "cosine(to=0.1, restarts=3)", [0.3 + 0.2 * np.cos(np.pi * i / 10) for i in range(10)] * 4),
+    ("triangular", "triangular(low=0.1, high=0.9, period=2)", [0.1, 0.3, 0.5, 0.7, 0.9, 0.7, 0.5, 0.3] * 5),
+    ("triangular", "triangular(low=0.1, high=0.5, period=4, unit=steps)", [0.1, 0.3, 0.5, 0.3] * 10),
+    ("triangular", "triangular(low=1, high=2, period=2, unit=steps, mode=exp, gamma=0.25)",
+     [1 + 0.5 * 0.25 ** (i // 2) if i % 2 else 1 for i in range(40)]),
+    ("one_cycle", "one_cycle(peak=1, end=0.1, rise=0.5)", [0.75 - 0.25 * np.cos(np.pi * i / 20) for i in range(20)]
+     + [0.55 + 0.45 * np.cos(np.pi * i / 19) for i in range(20)]),
+    ("reduce_on_plateau", "reduce_on_plateau(factor=0.5)", [0.5] * 40),  # the trainer counts what does not improve
     # An epoch ends where it ends, also when the schedule began in its middle
     ("exponential", "warmup(steps=2) -> exponential(decay=0.5)", [0.25, 0.5]
      + [0.5 * 0.5 ** (i // 4) for i in range(2, 40)]),
@@ -319,6 +430,11 @@ def test_schedules_are_torchs() -> None:
         ("step(every=7, factor=0.3, unit=steps)", lambda o: schedulers.StepLR(o, 7, 0.3)),
         ("cosine(to=0.02)", lambda o: schedulers.CosineAnnealingLR(o, 40, 0.02)),
         ("warmup(steps=8)", lambda o: schedulers.LinearLR(o, 1 / 8, 1, 7)),
+        ("polynomial(power=1.5)", lambda o: schedulers.PolynomialLR(o, 40, 1.5)),
+        ("cosine(to=0.02, restarts=4)", lambda o: schedulers.CosineAnnealingWarmRestarts(o, 8, eta_min=0.02)),
+        ("triangular(low=0.02, high=0.3, period=8, unit=steps)", lambda o: schedulers.CyclicLR(o, 0.02, 0.3, 4, cycle_momentum=False)),
+        ("one_cycle(peak=0.8, start=0.1, end=0.001, rise=0.25)",
+         lambda o: schedulers.OneCycleLR(o, 0.8, total_steps=40, pct_start=0.275, div_factor=8, final_div_factor=100, cycle_momentum=False)),
     ]
     for written, make in cases:
         optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,8 +64,10 @@ CASES: dict[str, list[Case]] = {
     "tanh": [Case([normal(3, 2)], np.tanh)],
     "sigmoid": [Case([normal(3, 2)], lambda x: 0.5 + 0.5 * np.tanh(x / 2))],
     "softplus": [Case([normal(3, 2)], lambda x: np.log(1 + np.exp(x)))],
+    "erf": [Case([normal(3, 2)], np.vectorize(math.erf))],
     "absolute": [Case([normal(3, 2)], np.abs)],
     "sign": [Case([np.array([-2.0, 0.0, 3.0])], np.sign, slopes=())],
+    "floor": [Case([np.array([-1.5, -0.0, 2.0, 2.9])], np.floor, slopes=())],
     "add": [
         Case([normal(3, 2), normal(2)], np.add, slopes=(0, 1)),
         Case([normal(1, 2), normal(3, 1)], np.add, slopes=(0, 1)),
@@ -164,6 +167,21 @@ CASES: dict[str, list[Case]] = {
             slopes=(),
         ),
     ],
+    "gather": [
+        Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda t, i: t[i]),
+        Case([normal(3, 2, 2), np.array([[2, 2, 0], [1, 2, 2]])], lambda t, i: t[i]),
+        Case([normal(5), np.array([4, 0])], lambda t, i: t[i]),
+    ],
+    "scatter_add": [
+        Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: np.eye(5)[:, i] @ g, {"rows": 5}),
+        Case([normal(2, 3, 2), np.array([[2, 2, 0], [1, 2, 2]])], lambda g, i: np.eye(4)[:, i.ravel()] @ g.reshape(6, 2), {"rows": 4}),
+        Case([normal(3), np.array([0, 0, 0])], lambda g, i: [g.sum(), 0], {"rows": 2}),
+    ],
+    # Training writes it out step by step; test_operations.py compares both with torch.
+    "recurrent": [
+        Case([normal(2, 3, 2), normal(1, 8, 2), normal(1, 8, 2), normal(1, 16)], None, {"kind": "lstm", "sequences": True}, slopes=(), batched=(0,)),
+    ],
+    "normal": [Case([normal(500, 4)], None, {"stream": "a"}, slopes=())],
     "bernoulli": [Case([normal(500, 4)], None, {"probability": 0.25, "stream": "a"}, slopes=())],
 }
 
@@ -260,7 +278,9 @@ def test_what_has_no_slope_stops_the_gradient() -> None:
     for flat in (
         apply("sign", x),
         apply("cast", apply("greater", x, zero), dtype="float64"),
+        apply("floor", x),
         apply("bernoulli", x, probability=0.5, stream="s"),
+        apply("normal", x, stream="s"),
     ):
         assert gradients(total(flat), [x]) == [None]
 
@@ -327,3 +347,55 @@ def test_bernoulli_meets_its_probability(probability: float) -> None:
     found = executor.run({"x": np.zeros((30_001, 7))})["d"]
     assert set(np.unique(found)) <= {0.0, 1.0}
     assert abs(found.mean() - probability) < 4 * np.sqrt(probability * (1 - probability) / found.size) + 2**-16
+
+
+def drawn(stream: str, *, seed: int = 1, step: int = 0, dtype: str = "float64") -> Array:
+    x = apply("input", name="x", type=TensorType(dtype, (Batch(), 7)))
+    executor = Executor(Graph({"d": apply("normal", x, stream=stream)}), {}, Randomness(seed, step), Arena())
+    return executor.run({"x": np.zeros((20_001, 7), dtype)})["d"].copy()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_normal_numbers_have_their_distribution(dtype: str) -> None:
+    found = np.sort(drawn("s", dtype=dtype).ravel())
+    places = (np.arange(len(found)) + 0.5) / len(found)
+    distance = np.abs([math.erf(v / math.sqrt(2)) / 2 + 0.5 for v in found] - places).max()
+    assert distance * math.sqrt(len(found)) < 1.9
+
+
+def test_normal_numbers_depend_on_seed_stream_and_step_alone() -> None:
+    first = drawn("s")
+    np.testing.assert_array_equal(drawn("s"), first)
+    for other in (drawn("t"), drawn("s", seed=2), drawn("s", step=1)):
+        assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 0.02
+
+
+# erf, which NumPy lacks
+
+
+def error_function(x: Array) -> Array:
+    v = apply("variable", name="x", type=TensorType(str(x.dtype), x.shape))
+    return Executor(Graph({"y": apply("erf", v)}), {"x": x}, Randomness(0), Arena()).run({})["y"].copy()
+
+
+@pytest.mark.parametrize(("dtype", "unit"), [("float64", 6.7e-16), ("float32", 3.6e-7)])
+def test_erf_is_that_of_the_standard_library(dtype: str, unit: float) -> None:
+    sizes = np.concatenate([np.linspace(0, 12, 20_001), np.geomspace(1e-300 if dtype == "float64" else 1e-37, 30, 2_001)])
+    x = np.concatenate([sizes, -sizes]).astype(dtype)
+    np.testing.assert_allclose(error_function(x), [math.erf(v) for v in x.tolist()], rtol=0, atol=unit)
+
+
+def test_erf_at_the_ends() -> None:
+    found = error_function(np.array([np.inf, -np.inf, 1e308, -1e308, np.nan]))
+    np.testing.assert_array_equal(found, [1, -1, 1, -1, np.nan])
+
+
+@pytest.mark.parametrize("kind", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
+def test_large_pre_activations_of_a_recurrent_layer_stay_finite(kind: str) -> None:
+    gates = {"lstm": 4, "gru": 3}.get(kind, 1)
+    arrays = {"w": np.full((1, gates, 1), 1e4), "r": np.zeros((1, gates, 1)), "b": np.zeros((1, 2 * gates))}
+    operands = [apply("variable", name=n, type=TensorType("float64", a.shape)) for n, a in arrays.items()]
+    x = apply("input", name="x", type=TensorType("float64", (Batch(), 2, 1)))
+    y = apply("recurrent", x, *operands, kind=kind, sequences=True)
+    found = Executor(Graph({"y": y}), arrays, Randomness(0), Arena()).run({"x": np.array([[[1.0], [-1.0]]])})["y"]
+    assert np.isfinite(found).all()

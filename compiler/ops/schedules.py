@@ -23,7 +23,7 @@ def constant(p: NoParams, lr: float, clock: Clock) -> Stage:
 
 
 class UnitParams(Params):
-    unit: Literal["epochs", "steps"] = Field("epochs", description="what the schedule counts in")
+    unit: Literal["epochs", "steps"] = Field("epochs", kw_only=True, description="what the schedule counts in")
 
     def count(self, i: int, clock: Clock) -> int:
         """What has passed since the stage began: steps, or ends of epochs."""
