@@ -18,7 +18,6 @@ class Emitter(Protocol):
         """Append an operator; the name of the output at `place`, those before it are left out."""
         ...
 
-
     def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
         """The name of a constant; a scalar when no shape is given."""
         ...
@@ -188,8 +187,7 @@ def _lookup(emit: Emitter, value: Value, inputs: list[str]) -> str:
 def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """RNN, LSTM or GRU over steps first; their outputs are [steps, directions, N, units] and [directions, N, units]."""
     kind, _, activation = value.attributes["kind"].partition("_")
-    x, _, r, _ = value.operands
-    directions, _, units = r.shape
+    directions, _, units = value.operands[2].shape
     attributes: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if directions == 2 else "forward"}
     if kind == "gru":
         attributes["linear_before_reset"] = 1

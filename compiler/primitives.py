@@ -166,6 +166,12 @@ def vector(values: Sequence[float], dtype: str) -> Value:
     return parts[0] if len(parts) == 1 else apply("concat", *parts, axis=0)
 
 
+def root(x: Value) -> Value:
+    """sqrt(x) for x >= 0; its slope at 0 is taken as 0."""
+    inside = apply("greater", x, constant(0.0, x.dtype))
+    return mask(apply("sqrt", apply("where", inside, x, constant(1.0, x.dtype))), inside)
+
+
 def mask(g: Value, condition: Value) -> Value:
     """g where the condition holds, else 0."""
     return apply("where", condition, g, constant(0.0, g.dtype))
@@ -288,14 +294,6 @@ def _softmax_scratch(y: Value) -> tuple[TensorType, ...]:
     return (_reduce(y.type, (y.attributes["axis"],), keepdims=True),)
 
 
-def _log_softmax_scratch(y: Value) -> tuple[TensorType, ...]:
-    return y.type, *_softmax_scratch(y)
-
-
-def _pick_scratch(y: Value) -> tuple[TensorType, ...]:
-    return (y.operands[1].type,)
-
-
 def _padded(x: TensorType, padding: Any) -> TensorType:
     n, c, h, w = x.shape
     return x.with_shape((n, c, h + sum(padding[0]), w + sum(padding[1])))
@@ -401,7 +399,7 @@ _define("reduce_max", _reduce, _reduce_max_gradient)
 _define("argmax", lambda x, axis: TensorType("int64", x.shape[:axis] + x.shape[axis + 1 :]), lambda g, y, x: (None,))
 _define("matmul", _matmul, _matmul_gradient)
 _define("softmax", lambda x, axis: x, _softmax_gradient, scratch=_softmax_scratch)
-_define("log_softmax", lambda x, axis: x, _log_softmax_gradient, scratch=_log_softmax_scratch)
+_define("log_softmax", lambda x, axis: x, _log_softmax_gradient, scratch=lambda y: (y.type, *_softmax_scratch(y)))
 
 _define("conv2d", _conv2d, _conv2d_gradient, scratch=_conv2d_scratch)
 _define("conv2d_input_gradient", _conv2d_input, _conv2d_input_gradient, scratch=_conv2d_input_scratch)
@@ -430,7 +428,7 @@ _define("pack", _pack)
 _define("part", lambda flat, start, shape: flat.with_shape(shape), view=True)
 
 _define("one_hot", lambda index, depth, dtype: TensorType(dtype, (*index.shape, depth)), lambda g, y, i: (None,))
-_define("pick", _pick, _pick_gradient, scratch=_pick_scratch)
+_define("pick", _pick, _pick_gradient, scratch=lambda y: (y.operands[1].type,))
 # Rows of a table [rows, ...] by index, and rows added into a table of zeros by index.
 _define("gather", lambda table, index: table.with_shape((*index.shape, *table.shape[1:])),
         lambda g, y, table, index: (apply("scatter_add", g, index, rows=table.shape[0]), None))  # fmt: skip

@@ -20,7 +20,7 @@ from .lower import Forward, Parameter
 from .operation import Bound, Clock, Column, Sums
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
-from .primitives import dot, total
+from .primitives import dot, root, total
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ class Objective:
     def loss(self) -> Value:
         """The weighted sum of the terms, each the mean over the batch, or the root of the mean."""
         result: Value | None = None
-        for weight, each, root in self.per_sample:
+        for weight, each, rooted in self.per_sample:
             with origin("loss"):
                 mean = total(each) / apply("axis_size", each, axis=0, dtype=each.dtype)
-                term = (apply("sqrt", mean) if root else mean) * weight
+                term = (root(mean) if rooted else mean) * weight
                 result = term if result is None else result + term
         assert result is not None
         return result

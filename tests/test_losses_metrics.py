@@ -14,6 +14,7 @@ from networks import Word, check_gradients, kink_margin, spec, spread, word
 
 import nnc
 import nnc.compiler.ops
+from nnc.compiler.ir import Batch
 from nnc.compiler.operation import Kind, names
 from nnc.runtime.executor import Arena, Executor
 
@@ -52,6 +53,15 @@ def parts(random: np.random.Generator, n: int, shape: tuple[int, ...]) -> Array:
     return random.uniform(size=(n, *shape))
 
 
+def counts(random: np.random.Generator, n: int, shape: tuple[int, ...]) -> Array:
+    return random.poisson(2.0, (n, *shape)).astype(float)
+
+
+def chosen(random: np.random.Generator, n: int, shape: tuple[int, ...]) -> Array:
+    """Classes as one-hot rows."""
+    return np.eye(shape[-1])[classes(random, n, shape)]
+
+
 # A loss, the layers before it, the shape of a prediction, the target
 LOSSES: list[tuple[Word, str, tuple[int, ...], Callable[..., Array]]] = [
     (word("quadratic"), "linear", (3,), numbers),
@@ -78,6 +88,37 @@ LOSSES: list[tuple[Word, str, tuple[int, ...], Callable[..., Array]]] = [
     (word("binary_cross_entropy"), "sigmoid", (3,), parts),
     (word("binary_cross_entropy"), "sigmoid", (2, 2), parts),
     (word("binary_cross_entropy"), "sigmoid -> reshape([4])", (4,), bits),
+    (word("rmse"), "linear", (3,), numbers),
+    (word("rmse"), "tanh", (2, 2), numbers),
+    (word("absolute"), "linear", (3,), numbers),
+    (word("absolute"), "tanh", (2, 2), numbers),
+    (word("log_cosh"), "linear", (3,), numbers),
+    (word("log_cosh"), "linear", (2, 2), numbers),
+    (word("quantile"), "linear", (3,), numbers),
+    (word("quantile", q=0.9), "linear", (2, 2), numbers),
+    (word("poisson"), "softplus", (3,), counts),
+    (word("poisson"), "sigmoid", (2, 2), counts),
+    (word("cosine"), "linear", (4,), numbers),
+    (word("cosine"), "tanh", (2, 3), numbers),
+    (word("hinge"), "linear", (1,), bits),
+    (word("hinge"), "tanh", (3,), bits),
+    (word("kl_divergence"), "softmax", (4,), shares),
+    (word("kl_divergence"), "softmax", (2, 3), shares),
+    (word("kl_divergence"), "softmax", (4,), classes),
+    (word("kl_divergence"), "sigmoid", (3,), shares),
+    (word("hellinger"), "softmax", (4,), shares),
+    (word("hellinger"), "softmax", (2, 3), classes),
+    (word("hellinger"), "sigmoid", (3,), shares),
+    (word("focal"), "softmax", (4,), classes),
+    (word("focal", gamma=0.0), "softmax", (2, 3), classes),
+    (word("focal", gamma=1.5), "softmax", (3,), shares),
+    (word("cross_entropy", class_weights=(0.5, 2.0, 0.0, 1.5)), "softmax", (4,), classes),
+    (word("cross_entropy", class_weights=(0.5, 2.0, 1.0)), "softmax", (2, 3), classes),
+    (word("cross_entropy", class_weights=(0.5, 2.0, 1.5)), "softmax", (3,), chosen),
+    (word("binary_cross_entropy", positive_weight=3.0), "sigmoid", (3,), bits),
+    (word("binary_cross_entropy", positive_weight=0.2), "sigmoid", (2, 2), parts),
+    (word("binary_cross_entropy", class_weights=(0.5, 4.0)), "sigmoid", (1,), bits),
+    (word("binary_cross_entropy", class_weights=(0.5, 4.0), positive_weight=2.0), "sigmoid", (3,), bits),
 ]
 
 
@@ -102,8 +143,8 @@ def case(values: tuple[Word, str, tuple[int, ...], Callable[..., Array]]) -> str
 
 def test_every_word_has_a_case() -> None:
     assert {loss.word for loss, *_ in LOSSES} == set(names(Kind.LOSS))
-    assert {written.partition("(")[0] for written, *_ in METRICS} == set(names(Kind.METRIC))
-    assert INITIALISERS.keys() | {"auto"} == set(names(Kind.INITIALISER))
+    assert {written.partition("(")[0] for written, *_ in METRICS + LIKELIHOODS} == set(names(Kind.METRIC))
+    assert INITIALISERS.keys() | {"auto", "from"} == set(names(Kind.INITIALISER))
 
 
 @pytest.mark.parametrize("values", LOSSES, ids=case)
@@ -122,7 +163,7 @@ def test_a_loss_and_its_gradient_are_torchs(values: Any, reference: ModuleType) 
         name, _, arguments = head.partition(" ")[0].partition("(")
         a = reference.LAYERS[name](p, z, **({"temperature": 2.0} if arguments else {}))
         y = reference.tensor(batch["y"])
-        if loss.word != "cross_entropy":
+        if target is not classes:
             y = y.double()
         wanted = reference.LOSSES[loss.word](a, y, **loss.arguments)
         wanted.backward()
@@ -172,7 +213,7 @@ def test_confident_predictions_keep_a_finite_loss(scale: float, reference: Modul
         np.testing.assert_allclose(slopes["output/dense/weight"], x.T @ slope.numpy(), rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("loss", ["mae", "huber(output, y)", "quadratic"])
+@pytest.mark.parametrize("loss", ["mae", "huber(output, y)", "quadratic", "mse", "rmse", "absolute", "log_cosh"])
 def test_a_perfect_prediction_has_no_loss_and_no_slope(loss: str) -> None:
     written = loss if "(" in loss else f"{loss}(output, y)"
     model = nnc.compile(spec("  return output = x -> dense(3)", loss=written)).init(0)
@@ -181,6 +222,52 @@ def test_a_perfect_prediction_has_no_loss_and_no_slope(loss: str) -> None:
     objective, slopes = model.gradients(batch)
     assert objective == 0
     assert all((g == 0).all() for g in slopes.values())
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("loss", ["hellinger", "kl_divergence", "focal", "poisson", "cosine", "rmse", "log_cosh"])
+def test_the_edges_of_a_loss_are_finite(loss: str, precision: str) -> None:
+    """A prediction of 0 where the target is 0, and where it is not; equal rows; rows of zeros."""
+    a = np.array([[0.0, 1, 0], [0, 0.5, 0.5], [0.2, 0.3, 0.5], [0, 0, 0], [1, 0, 0], [0, 0, 0], [1e-30, 0.5, 0.5]])
+    y = np.array([[0.0, 1, 0], [0.5, 0.5, 0], [0.2, 0.3, 0.5], [0, 0, 1], [0, 0, 1], [0, 0, 0], [1e-30, 1e-14, 1]])
+    text = spec("  return output = x -> dense(3, bias=false)", loss=f"{loss}(output, y)", precision=precision)
+    model = nnc.compile(text).init(0)
+    model.parameters["output/dense/weight"][...] = np.eye(3)
+    for rows in (slice(None), *(slice(i, i + 1) for i in range(len(a)))):
+        batch = {"x": a[rows], "y": y[rows]}
+        objective, slopes = model.gradients(batch)
+        assert np.isfinite(objective)
+        assert np.isfinite(model.loss(batch))
+        assert all(np.isfinite(g).all() for g in slopes.values())
+
+
+@pytest.mark.parametrize("loss", ["hellinger", "kl_divergence"])
+def test_a_distance_of_equal_distributions_is_zero(loss: str) -> None:
+    a = np.array([[0.0, 1, 0], [0.2, 0.3, 0.5], [0.5, 0, 0.5]])
+    model = nnc.compile(spec("  return output = x -> dense(3, bias=false)", loss=f"{loss}(output, y)")).init(0)
+    model.parameters["output/dense/weight"][...] = np.eye(3)
+    assert model.loss({"x": a, "y": a}) == pytest.approx(0, abs=1e-15)
+
+
+@pytest.mark.parametrize(("loss", "wanted"), [("kl_divergence", 900.0), ("focal", 900.0), ("hellinger", 1.0)])
+def test_confident_and_wrong_is_finite_and_still_has_a_slope(loss: str, wanted: float) -> None:
+    """The wrong class is e^900 times as likely as the right one, which float64 has no number for."""
+    model = nnc.compile(spec("  return output = x -> dense(3) -> softmax", loss=f"{loss}(output, y)")).init(0)
+    model.parameters["output/dense/weight"][...] = np.eye(3)
+    batch = {"x": np.array([[900.0, 0, 0]]), "y": np.array([1])}
+    objective, slopes = model.gradients(batch)
+    assert objective == pytest.approx(wanted)
+    assert np.isfinite(slopes["output/dense/weight"]).all()
+    if loss != "hellinger":  # the distance has a largest value, where it is flat
+        np.testing.assert_allclose(slopes["output/dense/bias"], [1, -1, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy(output, y, class_weights=[1, 2])", "binary_cross_entropy(output, y, class_weights=[1, 2, 3])",
+                                  "cross_entropy(output, y, class_weights=[1, 2, -1])"])  # fmt: skip
+def test_class_weights_that_do_not_fit_are_refused(loss: str) -> None:
+    head = "dense(3) -> softmax" if loss.startswith("cross") else "dense(1) -> sigmoid"
+    with pytest.raises(nnc.SpecError, match="E207"):
+        nnc.compile(spec(f"  return output = x -> {head}", loss=loss))
 
 
 @pytest.mark.parametrize("wrong", [-1, 3])
@@ -225,13 +312,22 @@ def figure(metric: str, loss: str, prediction: Array, target: Array, cut: int = 
     totals: dict[str, Any] = {}
     for i in range(0, len(prediction), cut):
         for name, value in executor.run({"x": prediction[i : i + cut], "y": target[i : i + cut]}).items():
-            totals[name] = totals.get(name, 0.0) + value
+            whole = any(isinstance(d, Batch) for d in evaluation.graph.outputs[name].shape)  # of every sample, or their sum
+            known = totals.get(name)
+            totals[name] = value.copy() if known is None else np.concatenate([known, value]) if whole else known + value
     (only,) = evaluation.metrics
     return only.sums.finish({term: totals[f"{only.key}/{term}"] for term in only.sums.terms})
 
 
 def _accuracy(s: ModuleType, a: Array, y: Array) -> float:
     return s.accuracy_score(y.ravel(), a.argmax(-1).ravel())
+
+
+def decided(a: Array, y: Array) -> tuple[Array, Array]:
+    """Targets and decisions as classes."""
+    if a.shape[-1] == 1:
+        return y.ravel(), a.ravel() > 0.5
+    return (y if y.ndim < a.ndim else y.argmax(-1)).ravel(), a.argmax(-1).ravel()
 
 
 # As written, the loss that makes the pair, shape of a prediction, target, what scikit-learn makes of both
@@ -252,6 +348,39 @@ METRICS: list[tuple[str, str, tuple[int, ...], Callable[..., Array], Callable[[M
     ("rmse", "mse", (1,), bits, lambda s, a, y: s.root_mean_squared_error(y, a)),
     ("r2", "mse", (1,), numbers, lambda s, a, y: s.r2_score(y, a)),
     ("r2", "mse", (3,), numbers, lambda s, a, y: s.r2_score(y, a)),
+    *[
+        (f"{name}{arguments}", loss, shape, target, lambda s, a, y, name=name, more=more: getattr(s, f"{name}_score")(*decided(a, y), zero_division=0, **more))
+        for name in ("precision", "recall", "f1")
+        for arguments, loss, shape, target, more in [
+            ("", "binary_cross_entropy", (1,), bits, {}),
+            ("(average=macro)", "binary_cross_entropy", (1,), bits, {"average": "macro"}),
+            ("", "cross_entropy", (2,), classes, {}),
+            ("", "cross_entropy", (4,), classes, {"average": "macro"}),
+            ("(average=micro)", "cross_entropy", (4,), classes, {"average": "micro"}),
+            ("(average=none)", "cross_entropy", (4,), classes, {"average": None}),
+            ("", "cross_entropy", (3, 4), classes, {"average": "macro"}),
+            ("", "kl_divergence", (3,), chosen, {"average": "macro"}),
+            ("", "cross_entropy", (30,), classes, {"average": "macro", "labels": range(30)}),  # most never occur
+        ]
+    ],
+    ("precision(threshold=1)", "mse", (1,), bits, lambda s, a, y: s.precision_score(y, a > 1)),
+    ("confusion_matrix", "binary_cross_entropy", (1,), bits, lambda s, a, y: s.confusion_matrix(*decided(a, y)).tolist()),
+    ("confusion_matrix", "cross_entropy", (4,), classes, lambda s, a, y: s.confusion_matrix(*decided(a, y), labels=range(4)).tolist()),
+    ("confusion_matrix(threshold=0.9)", "mse", (1,), bits, lambda s, a, y: s.confusion_matrix(y, a > 0.9).tolist()),
+    ("auc", "binary_cross_entropy", (1,), bits, lambda s, a, y: s.roc_auc_score(y, a)),
+    ("auc", "cross_entropy", (2,), classes, lambda s, a, y: s.roc_auc_score(y, a[:, 1])),
+    ("auc", "cross_entropy", (4,), classes, lambda s, a, y: s.roc_auc_score(np.eye(4)[y], a, average="macro")),
+    ("auc", "cross_entropy", (4,), chosen, lambda s, a, y: s.roc_auc_score(y, a, average="macro")),
+]
+
+# The same of predictions that are probabilities
+LIKELIHOODS: list[tuple[str, str, tuple[int, ...], Callable[..., Array], Callable[[ModuleType, Array, Array], float]]] = [
+    ("log_loss", "cross_entropy", (4,), classes, lambda s, a, y: s.log_loss(y, a, labels=range(4))),
+    ("log_loss", "cross_entropy", (3, 4), classes, lambda s, a, y: s.log_loss(y.ravel(), a.reshape(-1, 4), labels=range(4))),
+    ("log_loss", "cross_entropy", (4,), chosen, lambda s, a, y: s.log_loss(y, a)),
+    ("log_loss", "binary_cross_entropy", (1,), bits, lambda s, a, y: s.log_loss(y, a)),
+    ("perplexity", "cross_entropy", (4,), classes, lambda s, a, y: np.exp(s.log_loss(y, a, labels=range(4)))),
+    ("perplexity", "cross_entropy", (3, 4), classes, lambda s, a, y: np.exp(s.log_loss(y.ravel(), a.reshape(-1, 4), labels=range(4)))),
 ]
 
 
@@ -262,7 +391,30 @@ def test_a_metric_is_scikit_learns(written: str, loss: str, shape: tuple[int, ..
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the outside reference of this test")
     random = np.random.default_rng(3)
     a, y = random.normal(0.3, 1, size=(22, *shape)), target(random, 22, shape)
+    np.testing.assert_allclose(figure(written, loss, a, y), oracle(sklearn, a, y), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("written", "loss", "shape", "target", "oracle"), LIKELIHOODS, ids=[f"{m[0]}-{m[2]}" for m in LIKELIHOODS])
+def test_a_likelihood_is_scikit_learns(written: str, loss: str, shape: tuple[int, ...], target: Any, oracle: Any) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the outside reference of this test")
+    random = np.random.default_rng(3)
+    a = random.uniform(0.05, 0.95, size=(22, *shape))
+    a = a / a.sum(-1, keepdims=True) if shape[-1] > 1 else a
+    y = target(random, 22, shape)
     assert figure(written, loss, a, y) == pytest.approx(oracle(sklearn, a, y), rel=1e-12)
+
+
+def test_a_likelihood_of_zero_is_a_large_finite_loss() -> None:
+    a, y = np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1])
+    assert 20 < figure("log_loss", "cross_entropy", a, y) < 1e4
+
+
+def test_an_auc_counts_ties_half_and_needs_both_classes() -> None:
+    sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is the outside reference of this test")
+    random = np.random.default_rng(0)
+    a, y = random.integers(0, 4, (50, 1)).astype(float), random.integers(0, 2, (50, 1))
+    assert figure("auc", "mse", a, y) == pytest.approx(sklearn.roc_auc_score(y, a), rel=1e-14)
+    assert np.isnan(figure("auc", "mse", a, np.ones((50, 1), int)))
 
 
 def test_r2_of_targets_far_from_zero_keeps_its_digits() -> None:
@@ -308,6 +460,11 @@ def uniform(low: float, high: float) -> Callable[[float], float]:
     return lambda v: min(1.0, max(0.0, (v - low) / (high - low)))
 
 
+def truncated(mean: float, std: float) -> Callable[[float], float]:
+    whole = NormalDist()
+    return lambda v: min(1.0, max(0.0, (whole.cdf((v - mean) / std) - whole.cdf(-2)) / (whole.cdf(2) - whole.cdf(-2))))
+
+
 # For a layer of 300 inputs and 50 units
 INITIALISERS: dict[str, list[tuple[str, Callable[[float], float]]]] = {
     "zeros": [("zeros", lambda v: float(v >= 0))],
@@ -318,6 +475,18 @@ INITIALISERS: dict[str, list[tuple[str, Callable[[float], float]]]] = {
     "xavier_uniform": [("xavier_uniform", uniform(-sqrt(6 / 350), sqrt(6 / 350)))],
     "he_normal": [("he_normal", NormalDist(0, sqrt(2 / 300)).cdf)],
     "he_uniform": [("he_uniform", uniform(-sqrt(6 / 300), sqrt(6 / 300)))],
+    "truncated_normal": [("truncated_normal", truncated(0, 0.01)), ("truncated_normal(0.3, mean=-2)", truncated(-2, 0.3))],
+    "lecun_normal": [("lecun_normal", NormalDist(0, sqrt(1 / 300)).cdf)],
+    "lecun_uniform": [("lecun_uniform", uniform(-0.1, 0.1))],
+    "scaled": [
+        ("scaled(logistic)", NormalDist(0, sqrt(2 / 350)).cdf),
+        ("scaled(tanh)", NormalDist(0, 4 * sqrt(2 / 350)).cdf),
+        ("scaled(relu)", NormalDist(0, sqrt(2) * sqrt(2 / 350)).cdf),
+        ("scaled(logistic, distribution=uniform)", uniform(-sqrt(6 / 350), sqrt(6 / 350))),
+        ("scaled(tanh, uniform)", uniform(-4 * sqrt(6 / 350), 4 * sqrt(6 / 350))),
+        ("scaled(relu, uniform)", uniform(-sqrt(12 / 350), sqrt(12 / 350))),
+    ],
+    "orthogonal": [("orthogonal", NormalDist(0, sqrt(1 / 300)).cdf), ("orthogonal(2)", NormalDist(0, 2 * sqrt(1 / 300)).cdf)],
 }
 
 
@@ -354,6 +523,8 @@ def test_fans_count_the_connections_of_a_unit(layer: str, inputs: str, fans: tup
         ("dense(50) -> batch_norm -> dropout(0.1) -> leaky_relu", "he_normal"),
         ("dense(50) -> elu", "he_normal"),
         ("dense(50) -> swish", "he_normal"),
+        ("dense(50) -> selu", "lecun_normal"),
+        ("dense(50) -> layer_norm -> gelu", "he_normal"),
         ("dense(50) -> tanh", "xavier_uniform"),
         ("dense(50) -> softmax", "xavier_uniform"),
         ("dense(50)", "xavier_uniform"),
@@ -364,6 +535,23 @@ def test_fans_count_the_connections_of_a_unit(layer: str, inputs: str, fans: tup
 def test_without_a_word_the_activation_that_follows_decides(chain: str, wanted: str) -> None:
     weight = drawn(chain)["weight"]
     assert distance(weight, INITIALISERS[wanted][0][1]) < 1.9
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "gain"),
+    [
+        ("dense(50, init=orthogonal)", "x: float32[300]", 1.0),
+        ("dense(300, init=orthogonal(1.5))", "x: float32[40]", 1.5),
+        ("dense(8, init=orthogonal)", "x: float32[8]", 1.0),
+        ("conv2d(6, kernel=3, init=orthogonal(0.5))", "x: float32[4, 5, 5]", 0.5),
+        ("conv2d(60, kernel=2, init=orthogonal)", "x: float32[3, 5, 5]", 1.0),
+    ],
+)
+def test_orthogonal_rows_or_columns_are_orthonormal(layer: str, inputs: str, gain: float) -> None:
+    weight = drawn(layer, inputs=inputs)["weight"]
+    matrix = weight.reshape(len(weight), -1) / gain
+    product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-6)
 
 
 def test_biases_start_at_zero_or_as_told() -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
 from ..operation import Column, Kind, LossBuild, NoParams, Params, Reference, Refers, operation
-from ..primitives import total, vector
+from ..primitives import root, total, vector
 
 
 def squeezed(shape: Shape) -> Shape:
@@ -128,7 +128,7 @@ def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
 def poisson(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
-    return _mean(a - aligned(a, y, "poisson") * apply("log", a))
+    return _mean(a - aligned(a, y, "poisson") * _ln(a))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
@@ -160,27 +160,32 @@ def _tiny(dtype: str) -> float:
     return 1.2e-38 if dtype == "float32" else 2.3e-308
 
 
+def _ln(a: Value) -> Value:
+    """ln a, constant below the smallest normal number. Of a softmax the stable form has no need of that."""
+    return apply("log", apply("maximum", a, constant(_tiny(a.dtype), a.dtype)))
+
+
 @operation(Kind.LOSS, operands=2, facts={"classes"})
 def kl_divergence(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
-    """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient -y / a is finite where y = 0 or a > 0."""
+    """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
     target = _distribution(a, y, "kl_divergence")
-    known = apply("log", apply("maximum", target, constant(_tiny(a.dtype), a.dtype)))
-    return _mean(total(target * (known - apply("log", a)), -1))
+    return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
 
 @operation(Kind.LOSS, operands=2, facts={"classes"})
 def hellinger(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
-    The gradient of the norm is taken as 0 where a = y, and that of sqrt(a) is bounded by that of sqrt(1e-12) near a = 0.
+    The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0.
     """
-    target = _distribution(a, y, "hellinger")
-    tiny = constant(1e-12, a.dtype)
-    d = apply("sqrt", apply("maximum", a, tiny)) - apply("sqrt", apply("maximum", target, tiny))
-    square = total(d * d, -1)
-    safe = apply("where", apply("greater", square, constant(0.0, a.dtype)), square, constant(1.0, a.dtype))
-    length = apply("where", apply("greater", square, constant(0.0, a.dtype)), apply("sqrt", safe), constant(0.0, a.dtype))
-    return _mean(length * sqrt(0.5))
+    d = _finite_root(a) - _finite_root(_distribution(a, y, "hellinger"))
+    return _mean(root(total(d * d, -1)) * sqrt(0.5))
+
+
+def _finite_root(x: Value) -> Value:
+    """sqrt(x), whose slope is at most 10^6."""
+    edge = constant(1e-12, x.dtype)
+    return apply("where", apply("greater", x, edge), apply("sqrt", apply("maximum", x, edge)), x * 1e6)
 
 
 class FocalParams(Params):
@@ -193,7 +198,7 @@ def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
     target = _distribution(a, y, "focal")
     rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
     discount = apply("power", rest, constant(p.gamma, a.dtype))
-    return _mean(-total(target * discount * apply("log", a), -1))
+    return _mean(-total(target * discount * _ln(a), -1))
 
 
 class HuberParams(Params):
@@ -225,7 +230,7 @@ class BinaryParams(ClassParams):
 
 
 def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
-    """Each sample's class weight, in the shape of an index target; None without class weights."""
+    """The weight of each class index, or of each element of a binary target; None without class weights."""
     if p.class_weights is None:
         return None
     given = build.balanced(y) if p.class_weights == "balanced" else p.class_weights
@@ -235,13 +240,13 @@ def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: in
     if min(given) < 0:
         raise Refusal("E207", at="class_weights", label="a weight below 0", help="use 0 or more", argument="class_weights",
                       value=f"{min(given):g}", bound="at least 0")  # fmt: skip
+    if isinstance(p, BinaryParams):
+        first, second = given
+        return aligned(a, y, "binary_cross_entropy") * (second - first) + first
     table = vector(given, a.dtype)
     if is_index(a, y):
         return apply("gather", table, _class_index(a, y))
-    if a.type.rank > 1 and a.shape[-1] != 1:
-        return total(aligned(a, y, "cross_entropy") * table, -1)
-    first, second = given
-    return aligned(a, y, "binary_cross_entropy") * (second - first) + first
+    return total(aligned(a, y, "cross_entropy") * table, -1)
 
 
 @operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"})

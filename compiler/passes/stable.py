@@ -1,12 +1,15 @@
 """Losses in the forms that do not overflow, before gradients are taken.
 
 ln softmax(z) becomes log_softmax(z), ln sigmoid(z) becomes -softplus(-z), ln(1 - sigmoid(z)) becomes -softplus(z), and the
-whole binary cross-entropy y ln a + (1 - y) ln(1 - a), a = sigmoid(z), becomes y z - softplus(z), whose gradient is y - a.
+whole binary cross-entropy y ln a + (1 - y) ln(1 - a), a = sigmoid(z), becomes y z - softplus(z), whose gradient is y - a. A floor that keeps the
+logarithm finite, ln max(softmax(z), tiny), goes with it.
 """
 
 from __future__ import annotations
 
 from ..ir import Value, apply, constant_of, rewrite
+
+TINY = 1e-30  # no floor that means something is lower
 
 
 def stabilise(roots: list[Value]) -> list[Value]:
@@ -17,6 +20,8 @@ def _logarithm(value: Value) -> Value:
     if value.op != "log":
         return value
     (a,) = value.operands
+    if a.op == "maximum" and a.operands[0].op in ("softmax", "sigmoid") and 0 < (constant_of(a.operands[1]) or 0) <= TINY:
+        a = a.operands[0]  # what the floor is for does not happen
     if a.op == "softmax":
         return apply("log_softmax", a.operands[0], axis=a.attributes["axis"])
     if a.op == "sigmoid":

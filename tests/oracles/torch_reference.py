@@ -264,11 +264,22 @@ def _sum(losses: Tensor) -> Tensor:
     return losses.flatten(1).sum(1).mean() if losses.ndim > 1 else losses.mean()
 
 
-def cross_entropy(a: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+def distribution(a: Tensor, y: Tensor) -> Tensor:
+    return y if y.is_floating_point() else F.one_hot(y, a.shape[-1]).to(a)
+
+
+def cross_entropy(a: Tensor, y: Tensor, smoothing: float = 0.0, class_weights: Any = None) -> Tensor:
     """torch wants classes on axis 1, and gives the logarithm of its softmax: of ln a, that is ln a itself."""
     log_a = torch.log(a).movedim(-1, 1)
     target = y if y.dtype == torch.int64 else y.movedim(-1, 1)
-    return F.cross_entropy(log_a, target, label_smoothing=smoothing)
+    weight = None if class_weights is None else a.new_tensor(class_weights)
+    return F.cross_entropy(log_a, target, weight, label_smoothing=smoothing, reduction="none").mean()
+
+
+def binary_cross_entropy(a: Tensor, y: Tensor, positive_weight: float = 1.0, class_weights: Any = None) -> Tensor:
+    weight = None if class_weights is None else a.new_tensor(class_weights)[y.long()]
+    positive = None if positive_weight == 1 else a.new_tensor(positive_weight)
+    return _sum(F.binary_cross_entropy_with_logits(torch.logit(a), y, weight, reduction="none", pos_weight=positive))
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -277,7 +288,17 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "mae": lambda a, y: F.l1_loss(a, y),
     "huber": lambda a, y, delta=1.0: _sum(F.huber_loss(a, y, reduction="none", delta=delta)),
     "cross_entropy": cross_entropy,
-    "binary_cross_entropy": lambda a, y: _sum(F.binary_cross_entropy(a, y, reduction="none")),
+    "binary_cross_entropy": binary_cross_entropy,
+    "rmse": lambda a, y: F.mse_loss(a, y).sqrt(),
+    "absolute": lambda a, y: _sum(F.l1_loss(a, y, reduction="none")),
+    "log_cosh": lambda a, y: torch.log(torch.cosh(a - y)).mean(),
+    "quantile": lambda a, y, q=0.5: (F.l1_loss(a, y) + ((2 * q - 1) * (y - a)).mean()) / 2,
+    "poisson": lambda a, y: F.poisson_nll_loss(a, y, log_input=False, eps=0.0),
+    "cosine": lambda a, y: 1 - F.cosine_similarity(a.flatten(1), y.flatten(1)).mean(),
+    "hinge": lambda a, y: F.margin_ranking_loss(a, torch.zeros_like(a), 2 * y - 1, margin=1.0),
+    "kl_divergence": lambda a, y: F.kl_div(torch.log(a), distribution(a, y), reduction="none").sum(-1).mean(),
+    "hellinger": lambda a, y: (torch.linalg.vector_norm(a.sqrt() - distribution(a, y).sqrt(), dim=-1) / 2**0.5).mean(),
+    "focal": lambda a, y, gamma=2.0: -(distribution(a, y) * (1 - a) ** gamma * torch.log(a)).sum(-1).mean(),
 }
 
 
