@@ -12,7 +12,7 @@ from typing import Any
 
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
-from .ir import topological
+from .ir import dims, topological
 from .operation import Bound, Reference
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
@@ -41,9 +41,26 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
             findings.add_refusal(refusal, entry.span)
     check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
     _tables(program)
+    _augmentations(program)
     stratify: Reference | None = getattr(data.split.params, "stratify", None) if data.split is not None else None
     if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
         findings.add("E412", stratify.span, "it holds numbers", name=stratify.name, help="stratify by a data name with classes, such as column(c) -> category")
+
+
+def _augmentations(program: Program) -> None:
+    """What is augmented feeds an input, and as an image where the augmentation wants one."""
+    data, findings = program.experiment.data, program.findings
+    assert data is not None
+    inputs = {i.name: i for i in program.experiment.network.inputs}
+    for item in data.augment:
+        if item.name not in inputs:
+            findings.add("E201", item.span, "no input of the network", name=item.name, help=did_you_mean(item.name, inputs))
+            continue
+        for bound in item.steps:
+            declared = inputs[item.name]
+            if declared.dtype != "float32" or ("image" in bound.operation.facts and len(declared.shape) != 3):
+                findings.add("E303", bound.span, f"`{item.name}` is {declared.dtype}{dims(declared.shape)}", operation=bound.name,
+                             notes=[Note(declared.span, "declared here")], help="augment images, float32[channels, height, width]")  # fmt: skip
 
 
 def _tables(program: Program) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from . import syntax
 from .declare import introduce
 from .diagnostics import Findings, Refusal, did_you_mean
-from .experiment import Data, DataName, DataStep, Outline
+from .experiment import Augmentation, Data, DataName, DataStep, Outline
 from .operation import Bound, Kind, Reference, find
 from .ops.planned import PLANNED, PLANNED_KEYS
 from .resolve import Resolver
@@ -36,6 +36,7 @@ class DataChecker:
         entries = self._entries(section)
         source = self.resolver.call(Kind.SOURCE, entries.pop("source").value, self.lets) if "source" in entries else None
         split = self._split(entries.pop("split")) if "split" in entries else None
+        augment = self._augment(entries.pop("augment")) if "augment" in entries else ()
         found: dict[str, DataName] = {}
         for name, entry in entries.items():
             feed = self._data_name(name, entry, found, [*entries])
@@ -56,7 +57,7 @@ class DataChecker:
                     resolved[name] = columns
                 else:
                     self.failed.add(name)
-            data = Data(source, resolved, split, schema)
+            data = Data(source, resolved, split, schema, augment)
             self._windows(data)
         sound = len(self.findings.errors) == before
         return data, Outline(frozenset(entries), frozenset(self.failed), frozenset(self.bases), split, sound)
@@ -85,7 +86,7 @@ class DataChecker:
                 self.findings.add("E102", entry.span, "a key has a value", what="`in`", help=f"write {name.text} = ...")
             elif name.text in PLANNED_KEYS["data"]:
                 self.findings.add("E217", name.span, "a key of the language", help="leave it out", what=f"the key `{name.text}` of data")
-            elif (name.text in ("source", "split") and name.text not in entries) or introduce(self.findings, name, "data name", entries, self.lets):
+            elif (name.text in ("source", "split", "augment") and name.text not in entries) or introduce(self.findings, name, "data name", entries, self.lets):
                 entries[name.text] = entry
         if "source" not in {entry.name.text for entry in section.entries}:
             self.findings.add("E204", section.keyword.span, "give source: where rows come from", operation="data", argument="`source`",
@@ -97,6 +98,19 @@ class DataChecker:
         if split is not None:
             guarded(self.findings, lambda: split.operation.function(split.params), split)
         return split
+
+    def _augment(self, entry: syntax.Entry) -> tuple[Augmentation, ...]:
+        """`[image -> shift(2) -> rotate(10), ...]`: pipes from a data name."""
+        nodes = entry.value.items if isinstance(entry.value, syntax.List) else (entry.value,)
+        found = []
+        for node in nodes:
+            if not isinstance(node, syntax.Pipe) or not isinstance(node.first, syntax.Name):
+                self.findings.add("E206", node.span, argument="augment", expected="a list of pipes from data names", help="write [image -> shift(2) -> rotate(10)]")
+                continue
+            steps = [self.resolver.call(Kind.AUGMENTATION, stage, self.lets) for stage in node.stages]
+            if None not in steps:
+                found.append(Augmentation(node.first.text, tuple(s for s in steps if s is not None), node.first.span))
+        return tuple(found)
 
     def _schema(self, source: Bound) -> Schema | None:
         files = self.files

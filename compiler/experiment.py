@@ -86,12 +86,22 @@ class DataName:
         return next((s.bound.params for s in self.steps if "window" in s.bound.operation.facts), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """`name -> step -> step`: what is done to a data name in training batches."""
+
+    name: str
+    steps: tuple[Bound, ...]
+    span: Span
+
+
 @dataclass(frozen=True)
 class Data:
     source: Bound
     names: dict[str, DataName]
     split: Bound | None
     schema: Schema
+    augment: tuple[Augmentation, ...] = ()
 
 
 class TrainParams(Params):

@@ -28,6 +28,7 @@ SECTIONS = {
     Kind.COLUMN: "Column selections",
     Kind.STEP: "Data steps",
     Kind.SPLIT: "Splits",
+    Kind.AUGMENTATION: "Augmentations",
     Kind.DOMAIN: "Domains of tune",
     Kind.OBJECTIVE: "Objectives of tune",
     Kind.SEARCH: "Searches of tune",

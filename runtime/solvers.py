@@ -121,7 +121,8 @@ def newton(problem: Problem, p: Any) -> None:
         hessian[i] = problem.product(unit)
         unit[i] = 0.0
     hessian = (hessian + hessian.T) / 2 + p.damping * np.eye(size)
-    step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+    noise = 10 * size * float(np.finfo(problem.theta.dtype).eps)  # what is flat but for rounding is left alone
+    step = np.linalg.lstsq(hessian, gradient, rcond=noise)[0]
     problem.move(problem.theta.astype(np.float64), -step, problem.lr)
 
 

@@ -26,6 +26,7 @@ from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
+from .data.augment import augment
 from .data.dataset import Dataset, load
 from .executor import Program
 from .files import read_any_arrays, refuse, write_text
@@ -117,6 +118,8 @@ class Trainer:
         """The steps of the current epoch from the current position on."""
         place, model = self.place, self.model
         order = self.order(place.epoch)
+        data = model.program.experiment.data
+        augmented = data.augment if data is not None else ()
         programs: dict[int, tuple[Program, list[tuple[Array, Array]]]] = {}
         begun, seen = time.perf_counter(), 0
         with np.errstate(all="ignore"):
@@ -129,6 +132,8 @@ class Trainer:
                 program, feeds = programs[n]
                 for source, target in feeds:
                     source.take(chosen, 0, target, "clip")
+                if augmented:
+                    augment(program.inputs, augmented, model.seed, model.step_count)
                 model.advance(program)
                 place.loss_sum += float(program.outputs["loss"]) * n
                 place.position = start + n

@@ -2,6 +2,7 @@
 
 from . import (
     activations,
+    augmentations,
     convolution,
     data,
     initialisers,
@@ -23,6 +24,7 @@ from . import (
 
 __all__ = [
     "activations",
+    "augmentations",
     "convolution",
     "data",
     "initialisers",

@@ -10,6 +10,7 @@ PLANNED: dict[Kind, frozenset[str]] = {
     Kind.SOURCE: frozenset(("parquet", "image_folder", "tsv")),
     Kind.STEP: frozenset(("class_balance",)),
     Kind.SPLIT: frozenset("grouped by files k_fold".split()),
+    Kind.AUGMENTATION: frozenset(("mixup",)),
     Kind.ENSEMBLE: frozenset(("bagging",)),
     Kind.QUANTISATION: frozenset(("int8", "float16")),
 }
@@ -22,7 +23,7 @@ PLANNED_ARGUMENTS: dict[tuple[Kind, str], frozenset[str]] = {
 }
 
 PLANNED_KEYS: dict[str, frozenset[str]] = {
-    "data": frozenset(("augment",)),
+    "data": frozenset(),
     "train": frozenset(("ensemble",)),
     "export": frozenset(("quantize",)),
 }
