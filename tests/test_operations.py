@@ -12,6 +12,7 @@ from networks import Word, around, check_gradients, kink_margin, random_model, s
 import nnc
 import nnc.compiler.ops
 from nnc.compiler.operation import Kind, names
+from nnc.runtime.executor import Arena, Executor
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +274,75 @@ def check_against_torch(
                 tensor.data -= 0.01 * tensor.grad
                 tensor.grad = None
             compare(model.parameters[name], tensor, f"{name} after step {step + 1}", 1e-8)
+
+
+# Second derivatives: what newton and hessian_free multiply with
+
+
+def product(model: Any, batch: dict[str, Any], direction: Any) -> Any:
+    """The Hessian of the objective times a direction in the flat array of all parameters."""
+    graph = model.program.product(model._targets, model.samples)
+    return Executor(graph, dict(model.variables) | {"direction": direction}, model.randomness, Arena()).run(batch)["product"].copy()
+
+
+def check_product(model: Any, batch: dict[str, Any], tolerance: float = 1e-6) -> None:
+    """Against central differences of gradients along random directions, which the tests above hold to torch's."""
+    random = np.random.default_rng(0)
+    (bundle,) = model.program.bundles
+    flat = model.variables[bundle.name]
+
+    def gradient() -> Any:
+        slopes = model.gradients(batch)[1]
+        return np.concatenate([slopes[p.name].ravel() for p in bundle.parameters])
+
+    for _ in range(2):
+        direction, kept = random.normal(size=bundle.size), flat.copy()
+        sides = []
+        for step in (1e-5, -1e-5):
+            flat[...] = kept + step * direction
+            sides.append(gradient())
+        flat[...] = kept
+        slope = (sides[0] - sides[1]) / 2e-5
+        found = product(model, batch, direction)
+        assert np.abs(slope).max() > 1e-6
+        np.testing.assert_allclose(found, slope, rtol=0, atol=tolerance * np.abs(slope).max())
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda v: str(v).replace(" ", ""))
+def test_the_second_derivative_is_that_of_differences_of_gradients(layer: Word, shape: tuple[int, ...]) -> None:
+    check_product(*made(around(layer, shape)))
+
+
+@pytest.mark.parametrize(
+    ("body", "loss"),
+    [
+        ("x -> dense(18) -> reshape([2, 3, 3]) -> conv2d(3, kernel=2) -> tanh -> max_pool(2) -> flatten -> dense(2) -> softmax", "cross_entropy"),
+        ("x -> dense(12) -> reshape([3, 2, 2]) -> batch_norm -> mish -> conv2d_transpose(2, kernel=2) -> global_avg_pool", "mse"),
+        ("x -> dense(6) -> reshape([3, 2]) -> lstm(3, bidirectional=true) -> dense(2)", "log_cosh"),
+        ("x -> dense(6) -> reshape([3, 2]) -> gru(2, return_sequences=true) -> attention(heads=2) -> flatten -> dense(1) -> sigmoid", "binary_cross_entropy"),
+        ("x -> dense(6) -> dropout(0.3) -> gaussian_noise -> maxout(3) -> layer_norm -> gelu -> dense(2) -> softmax", "kl_divergence"),
+    ],
+)
+def test_networks_have_second_derivatives(body: str, loss: str) -> None:
+    program = nnc.compile(spec(f"  return output = {body}", loss=f"{loss}(output, y)"))
+    random = np.random.default_rng(0)
+    for seed in range(20):
+        model = program.init(seed)
+        spread(model, seed)
+        x = random.normal(size=(5, 3))
+        y = model.predict({"x": random.normal(size=(5, 3))})["output"]
+        batch = {"x": x, "y": y.argmax(1) if loss == "cross_entropy" else y}
+        if kink_margin(model, batch) > 1e-3:
+            return check_product(model, batch)
+    raise AssertionError("every batch lies at a kink")
+
+
+@pytest.mark.parametrize(("layer", "shape"), RECURRENT, ids=lambda v: str(v).replace(" ", ""))
+def test_the_primitive_of_inference_is_the_graph_that_training_writes_out(layer: Word, shape: tuple[int, ...]) -> None:
+    model, batch = made(around(layer, shape), n=9)
+    operators = {v.op for v in model.program.inference_graph.order()}, {v.op for v in model.program.gradients(model._targets).order()}
+    assert ["recurrent" in found for found in operators] == [True, False]
+    assert model.loss(batch) == pytest.approx(model.gradients(batch)[0], rel=1e-14)
 
 
 # Random networks
