@@ -174,7 +174,7 @@ def test_trained_running_statistics_leave(shape: tuple[int, ...], tmp_path: Path
 def test_random_networks_leave_as_they_predict(seed: int, tmp_path: Path) -> None:
     drawn = draw(seed)
     text = f"{drawn.text}\nexport {{ opset = {OPSETS[seed % len(OPSETS)]} }}"
-    exported(text, tmp_path / "m.onnx", seed=seed, x=drawn.shape)
+    exported(text, tmp_path / "m.onnx", seed=seed, rows={"x": drawn.rows(12, seed)})
 
 
 # The file

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import Word, around, check_gradients, kink_margin, random_model, spec, spread, word
+from networks import Word, around, check_gradients, draw, kink_margin, random_model, spec, spread, word
 
 import nnc
 import nnc.compiler.ops
@@ -346,6 +346,12 @@ def test_the_primitive_of_inference_is_the_graph_that_training_writes_out(layer:
 
 
 # Random networks
+
+
+def test_random_networks_draw_from_the_whole_table() -> None:
+    """All but `step`, whose slope is not that of its value."""
+    words = {node.layer.word for seed in range(400) for node in draw(seed).nodes}
+    assert words == set(names(Kind.LAYER)) - {"step"}
 
 
 @pytest.mark.parametrize("seed", range(40))

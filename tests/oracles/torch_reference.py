@@ -227,6 +227,10 @@ LAYERS: dict[str, Callable[..., Tensor]] = {
     "conv2d_transpose": conv2d_transpose,
     "depthwise_conv2d": depthwise_conv2d,
     "transpose": lambda p, x, order: x.permute(0, *(axis + 1 for axis in order)),
+    "embedding": lambda p, x, vocabulary, size: F.embedding(x, p["weight"]),
+    "split": lambda p, x, parts, axis: torch.diff(torch.stack(x.chunk(parts, axis + 1)), dim=0)[0],  # of random networks: the halves' difference
+    "spatial_dropout": lambda p, x, rate: F.dropout(x, rate, rate > 0),
+    "gaussian_noise": lambda p, x, std: x + torch.randn_like(x) * std,
     "rnn": recurrent("rnn"),
     "lstm": recurrent("lstm"),
     "gru": recurrent("gru"),
