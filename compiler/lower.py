@@ -13,7 +13,7 @@ from math import prod
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
 from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
-from .operation import Bound, Draw, Fan, Kind, Weighted, find
+from .operation import Bound, Draw, Fan, Incoming, Kind, Weighted, find
 from .source import Span
 
 MAX_BYTES = 16 * 2**30
@@ -35,6 +35,7 @@ class Parameter:
     trainable: bool
     penalty: tuple[Weighted, ...] | None
     span: Span
+    constraint: tuple[Bound, Incoming] | None = None
 
     @property
     def decays(self) -> bool:
@@ -84,6 +85,7 @@ class LayerBuild:
         fan: Fan | None = None,
         start: float = 0.0,
         draw: Draw | None = None,
+        incoming: Incoming | None = None,
     ) -> Value:
         draw = draw or Draw("constant", start)
         if init is not None or (fan is not None and draw == Draw("constant", 0.0)):
@@ -98,14 +100,14 @@ class LayerBuild:
                 if isinstance(refusal.at, str):
                     refusal.at = chosen.spans.get(refusal.at, chosen.span)
                 raise
-        return self._variable(role, shape, draw, trainable=True)
+        return self._variable(role, shape, draw, trainable=True, incoming=incoming)
 
     def statistic(self, role: str, shape: tuple[int, ...], start: float | Draw) -> Value:
         draw = start if isinstance(start, Draw) else Draw("constant", start)
         value = self._variable(role, shape, draw, trainable=False)
         return self.forward.updates.get(value.name, value)
 
-    def _variable(self, role: str, shape: tuple[int, ...], draw: Draw, trainable: bool) -> Value:
+    def _variable(self, role: str, shape: tuple[int, ...], draw: Draw, trainable: bool, incoming: Incoming | None = None) -> Value:
         name = f"{self.application.path}/{role}"
         known = self.forward.parameters.get(name)
         if known is not None:  # a shared block comes here again
@@ -118,8 +120,9 @@ class LayerBuild:
             raise Refusal("E307", label=f"{role} {list(shape)} takes {needed / 2**30:,.1f} GiB", what="the network",
                           help="use fewer units, or raise --max-bytes")  # fmt: skip
         penalty = getattr(self.application.bound.params, "penalty", None)
-        span = self.application.span
-        self.forward.parameters[name] = Parameter(name, role, shape, draw, trainable, penalty, span)
+        constraint = getattr(self.application.bound.params, "constraint", None)
+        held = (constraint, incoming) if constraint is not None and incoming is not None else None
+        self.forward.parameters[name] = Parameter(name, role, shape, draw, trainable, penalty, self.application.span, held)
         value = apply("variable", name=name, type=TensorType(self.dtype, shape))
         self.forward.variables[name] = value
         return value

@@ -24,7 +24,7 @@ class Kind(Enum):
     LAYER = "layer or activation"  # (build, *tensors, p) -> Value or tuple of Values
     INITIALISER = "initialiser"  # (p, fan) -> Draw
     PENALTY = "penalty"  # (w, p, samples) -> scalar Value
-    CONSTRAINT = "constraint"
+    CONSTRAINT = "constraint"  # (w, incoming, p) -> Value, the weights that are allowed
     LOSS = "loss"  # (build, prediction, target, p) -> Value [N], one loss a sample
     METRIC = "metric"  # (prediction, target, p) -> Sums
     OPTIMISER = "optimizer"  # (rule, theta, g, p) -> Value, the step to subtract from theta
@@ -173,6 +173,14 @@ class Fan:
     out: int
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Which elements of a weight lead into one unit: all along some axes, of the weight or of the weight in another shape."""
+
+    axes: tuple[int, ...]
+    shape: tuple[int, ...] = ()
+
+
 class Build(Protocol):
     """What a layer may ask for while it writes its expression."""
 
@@ -194,8 +202,12 @@ class Build(Protocol):
         fan: Fan | None = None,
         start: float = 0.0,
         draw: Draw | None = None,
+        incoming: Incoming | None = None,
     ) -> Value:
-        """A trainable array, drawn by the initialiser with the fan, or else as `draw` says, or filled with `start`."""
+        """A trainable array, drawn by the initialiser with the fan, or else as `draw` says, or filled with `start`.
+
+        The layer's constraint holds where `incoming` says what belongs to a unit.
+        """
         ...
 
     def statistic(self, role: str, shape: tuple[int, ...], start: float | Draw) -> Value:

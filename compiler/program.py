@@ -8,7 +8,8 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from . import training
+from . import bundles, training
+from .bundles import Bundle
 from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
 from .ir import ITEM_BYTES, Graph
@@ -16,7 +17,7 @@ from .lower import Forward, lower
 from .passes import optimised
 from .plan import plan
 from .prepare import Prepared
-from .training import Bundle, Evaluation, Objective, Step, Target
+from .training import Evaluation, Objective, Step, Target
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Program:
     @cached_property
     def bundles(self) -> tuple[Bundle, ...]:
         decay = self.train is not None and self.train.optimizer.params.weight_decay > 0
-        return training.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay)
+        return bundles.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay)
 
     def targets(self) -> dict[str, Target]:
         """The types of the loss's targets: the data section's, or a default for free ones."""

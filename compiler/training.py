@@ -1,18 +1,18 @@
 """Loss, penalties, clipping and optimiser: from a forward graph to the graphs that training runs.
 
 evaluation: losses and metrics as sums over a batch, in inference mode. gradients: the objective and its derivative by each
-parameter. step: one update of everything. In the step parameters of equal treatment lie in one flat array, so that an update
-is a few long elementwise operations.
+parameter. step: one update of everything. In the step parameters of equal treatment lie in one flat array (bundles.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod, sqrt
+from math import sqrt
 from typing import Any
 
 from .autodiff import gradients
+from .bundles import Bundle, flat_parts, flat_variable, held
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Experiment, Network, Section, TrainParams
 from .ir import Graph, N, TensorType, Value, apply, constant, origin, substitute
@@ -57,28 +57,6 @@ class Evaluation:
         """The loss of all samples whose outputs were added up."""
         means = [float(totals[f"loss/{i}"]) / float(totals["count"]) for i in range(len(self.terms))]
         return sum(weight * (sqrt(mean) if root else mean) for (weight, root), mean in zip(self.terms, means, strict=True))
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not."""
-
-    name: str
-    parameters: tuple[Parameter, ...]
-    rate: float
-    decays: bool
-
-    @property
-    def size(self) -> int:
-        return sum(prod(p.shape) for p in self.parameters)
-
-    def starts(self) -> list[int]:
-        """Where each parameter begins."""
-        starts, at = [], 0
-        for p in self.parameters:
-            starts.append(at)
-            at += prod(p.shape)
-        return starts
 
 
 @dataclass
@@ -321,15 +299,6 @@ class UpdateRule:
         return apply("scalar", name=name, dtype=self.dtype)
 
 
-def bundles(parameters: Sequence[Parameter], rate: Callable[[str], float], frozen: Callable[[str], bool], decay: bool) -> tuple[Bundle, ...]:
-    """Trainable parameters that are not frozen, by rate and, under weight decay, by whether they decay."""
-    grouped: dict[tuple[float, bool], list[Parameter]] = {}
-    for p in parameters:
-        if p.trainable and not frozen(p.name):
-            grouped.setdefault((rate(p.name), decay and p.decays), []).append(p)
-    return tuple(Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items()))
-
-
 def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
     """Forward, backward, clipping, update. Outputs `loss`, `objective` and `gradient_square`, the sum of all squares of gradients."""
     train, forward = objective.params, objective.forward
@@ -370,22 +339,12 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
                 amount = constant(optimiser.params.weight_decay, forward.dtype)
                 kept = theta * (1.0 - (rule.lr * amount if optimiser.params.decay_form == "scaled" else amount))
             updates[bundle.name] = kept - down
+    for bundle in groups:
+        if bundle.constrained:
+            with origin("constraint"):
+                updates[bundle.name] = held(updates.get(bundle.name, flat_variable(bundle, forward.dtype)), bundle)
     graph = Graph(outputs, updates).map(stabilise).map(lambda roots: substitute(roots, parts))
     return Step(optimised(graph), tuple(groups), slots, scalars)
-
-
-def flat_variable(bundle: Bundle, dtype: str) -> Value:
-    return apply("variable", name=bundle.name, type=TensorType(dtype, (bundle.size,)))
-
-
-def flat_parts(forward: Forward, groups: Sequence[Bundle]) -> dict[Value, Value]:
-    """Each trained parameter as a part of its bundle's flat array."""
-    parts = {}
-    for bundle in groups:
-        theta = flat_variable(bundle, forward.dtype)
-        for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
-            parts[forward.variables[p.name]] = apply("part", theta, start=start, shape=p.shape)
-    return parts
 
 
 def product_graph(objective: Objective, bundle: Bundle) -> Graph:

@@ -17,6 +17,7 @@ SECTIONS = {
     Kind.LOSS: "Losses",
     Kind.METRIC: "Metrics",
     Kind.PENALTY: "Penalties",
+    Kind.CONSTRAINT: "Constraints",
     Kind.OPTIMISER: "Optimizers",
     Kind.SCHEDULE: "Schedules",
     Kind.CLIP: "Clipping",

@@ -445,3 +445,83 @@ def test_schedules_are_torchs() -> None:
             optimiser.step()
             scheduler.step()
         np.testing.assert_allclose(of(written), wanted, rtol=1e-12, err_msg=written)
+
+
+# Constraints
+
+
+def by_unit(name: str, weight: Array) -> Array:
+    """The weights in rows, one for each unit that they lead into."""
+    if name == "maxout":
+        return weight.transpose(0, 2, 1).reshape(-1, weight.shape[1])
+    if name in ("rnn", "lstm", "gru"):
+        return weight.reshape(-1, weight.shape[2])
+    if name == "conv2d_transpose":  # two groups
+        return np.concatenate([half.swapaxes(0, 1).reshape(half.shape[1], -1) for half in np.split(weight, 2)])
+    if name in ("dense", "attention"):
+        return weight.T
+    return weight.reshape(len(weight), -1)
+
+
+CONSTRAINED = [
+    "dense(6, {})",
+    "maxout(4, pieces=3, {})",
+    "reshape([4, 3]) -> conv1d(5, kernel=2, {})",
+    "reshape([3, 2, 2]) -> conv2d(5, kernel=2, padding=same, {})",
+    "reshape([3, 2, 2]) -> depthwise_conv2d(2, multiplier=2, {})",
+    "reshape([4, 3, 1]) -> conv2d_transpose(6, kernel=2, groups=2, {})",
+    "reshape([3, 4]) -> attention(heads=2, {})",
+    "reshape([3, 4]) -> rnn(4, {})",
+    "reshape([3, 4]) -> lstm(3, {})",
+    "reshape([3, 4]) -> gru(2, bidirectional=true, {})",
+    "embedding(5, 3, {})",
+]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd(lr=0.1)", "adam(lr=0.1, weight_decay=0.1)", "lbfgs"])
+@pytest.mark.parametrize("layer", CONSTRAINED, ids=lambda v: v.rpartition("-> ")[2].partition("(")[0])
+def test_a_largest_norm_holds_after_every_update(layer: str, optimizer: str) -> None:
+    """The same step without the constraint says where the weights would be; a bias is left alone, and so is another layer."""
+    name = layer.rpartition("-> ")[2].partition("(")[0]
+    start = "x" if name == "embedding" else "x -> dense(12)"
+    inputs = "x: int64[2]" if name == "embedding" else "x: float32[3]"
+    models = []
+    for constraint in ("constraint=max_norm(1.2)", ""):
+        body = f"  h = {start} -> {layer.format(constraint).replace(', )', ')')} -> flatten\n  return output = h -> tanh -> dense(2)"
+        models.append(nnc.compile(spec(body, inputs=inputs, optimizer=optimizer, batch="full")).init(0))
+        spread(models[-1], 0)
+    held, free = models
+    random = np.random.default_rng(0)
+    x = random.integers(0, 4, (5, 2)) if name == "embedding" else random.normal(size=(5, 3))
+    batch = {"x": x, "y": random.normal(size=(5, 2))}
+    limited = untouched = 0
+    for _ in range(3):
+        for parameter, array in free.parameters.items():
+            array[...] = held.parameters[parameter]
+        for slot, array in free.state().items():
+            if slot.startswith("slot/"):
+                array[...] = held.state()[slot]
+        for model in models:
+            model.step(batch)
+        for parameter, array in held.parameters.items():
+            if not parameter.startswith(f"h/{'dense_2' if name == 'dense' else name}/") or parameter.endswith(("bias", "B")):
+                np.testing.assert_allclose(array, free.parameters[parameter], rtol=1e-12)
+                continue
+            rows, wanted = by_unit(name, array), by_unit(name, free.parameters[parameter])
+            norms = np.linalg.norm(wanted, axis=1)
+            np.testing.assert_allclose(np.linalg.norm(rows, axis=1), np.minimum(norms, 1.2), rtol=1e-9)
+            np.testing.assert_allclose(rows * norms[:, None], wanted * np.linalg.norm(rows, axis=1)[:, None], rtol=1e-9, atol=1e-12)
+            limited, untouched = limited + (norms > 1.2).sum(), untouched + (norms < 1.2).sum()
+    assert limited
+    assert untouched
+
+
+def test_frozen_weights_keep_their_norm_and_zero_weights_stay() -> None:
+    body = "  h = x -> dense(4, constraint=max_norm(0.1))\n  return output = h -> dense(2, init=zeros, constraint=max_norm(0.1)) -> relu"
+    model, batch = started(spec(body, groups="[group(h, frozen=true)]"))
+    model.parameters["output/dense/weight"][...] = 0
+    model.parameters["output/dense/bias"][...] = -1
+    before = model.parameters["h/dense/weight"].copy()
+    model.step(batch)
+    np.testing.assert_array_equal(model.parameters["h/dense/weight"], before)
+    np.testing.assert_array_equal(model.parameters["output/dense/weight"], 0)

@@ -40,6 +40,8 @@ MODELS = {
     "nesterov": lambda: (images("nesterov(lr=0.01)", clip="norm(0.5)"), rows(3)),
     "rmsprop": lambda: (images("rmsprop(lr=0.01, centered=true, momentum=0.5)", groups=GROUPS), rows(2)),
 }
+CONSTRAINED = "  h = x -> dense(12, constraint=max_norm(0.5)) -> reshape([4, 3]) -> lstm(2) -> tanh\n  return output = h -> dense(3, bias=false) -> softmax"
+MODELS["max_norm"] = lambda: (nnc.compile(spec(CONSTRAINED, loss="cross_entropy(output, y)", optimizer="adam")).init(1), rows(4))
 MODELS |= {f"random {seed}": lambda seed=seed: random_model(seed)[1:] for seed in range(300, 312)}
 
 

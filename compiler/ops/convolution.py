@@ -8,9 +8,9 @@ from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Value, apply, constant, dims
-from ..operation import Build, Fan, Kind, NoParams, Params, operation
+from ..operation import Build, Fan, Incoming, Kind, NoParams, Params, operation
 from ..primitives import total
-from .layers import WeightParams, require_float
+from .layers import ConstrainedParams, require_float
 
 Pair = int | tuple[int, int]
 Padding = Literal["valid", "same"] | int | tuple[int, int]
@@ -70,7 +70,7 @@ def _require_fit(
                           help="change the stride or the padding, or leave out exact=true")  # fmt: skip
 
 
-class Conv2dParams(WeightParams):
+class Conv2dParams(ConstrainedParams):
     channels: int = Field(ge=1, description="number of output channels")
     kernel: Pair = Field(description="height and width of the window; one number for both")
     stride: Pair = Field(1, description="distance between windows")
@@ -94,7 +94,7 @@ def conv2d(build: Build, x: Value, p: Conv2dParams) -> Value:
     _require_fit(size, kernel, stride, dilation, edges, "kernel", p.exact)
     taps = kernel[0] * kernel[1]
     fan = Fan(channels // p.groups * taps, p.channels // p.groups * taps)
-    w = build.parameter("weight", (p.channels, channels // p.groups, *kernel), p.init, fan=fan)
+    w = build.parameter("weight", (p.channels, channels // p.groups, *kernel), p.init, fan=fan, incoming=Incoming((1, 2, 3)))
     y = apply("conv2d", x, w, stride=stride, padding=edges, dilation=dilation, groups=p.groups)
     if p.bias:
         b = build.parameter("bias", (p.channels,), p.bias_init, fan=fan)
@@ -102,7 +102,7 @@ def conv2d(build: Build, x: Value, p: Conv2dParams) -> Value:
     return y
 
 
-class Conv1dParams(WeightParams):
+class Conv1dParams(ConstrainedParams):
     channels: int = Field(ge=1, description="number of output channels")
     kernel: int = Field(ge=1, description="length of the window")
     stride: int = Field(1, ge=1, description="distance between windows")
@@ -131,7 +131,7 @@ def conv1d(build: Build, x: Value, p: Conv1dParams) -> Value:
     edges = _padding(padding, (1, steps), kernel, stride, dilation)
     _require_fit((1, steps), kernel, stride, dilation, edges, "kernel", p.exact)
     fan = Fan(channels // p.groups * p.kernel, p.channels // p.groups * p.kernel)
-    w = build.parameter("weight", (p.channels, channels // p.groups, p.kernel), p.init, fan=fan)
+    w = build.parameter("weight", (p.channels, channels // p.groups, p.kernel), p.init, fan=fan, incoming=Incoming((1, 2)))
     image = apply("reshape", apply("transpose", x, order=(0, 2, 1)), shape=(n, channels, 1, steps))
     flat = apply("reshape", w, shape=(p.channels, channels // p.groups, 1, p.kernel))
     y = apply("conv2d", image, flat, stride=stride, padding=edges, dilation=dilation, groups=p.groups)
@@ -146,7 +146,7 @@ def _require_groups(groups: int, channels: int, out: int) -> None:
                       help="groups must divide both numbers of channels", groups=groups)  # fmt: skip
 
 
-class Conv2dTransposeParams(WeightParams):
+class Conv2dTransposeParams(ConstrainedParams):
     channels: int = Field(ge=1, description="number of output channels")
     kernel: Pair = Field(description="height and width of the window; one number for both")
     stride: Pair = Field(1, description="distance between windows in the output")
@@ -177,7 +177,8 @@ def conv2d_transpose(build: Build, x: Value, p: Conv2dTransposeParams) -> Value:
         size.append(out)
     taps = kernel[0] * kernel[1]
     fan = Fan(channels // p.groups * taps, p.channels // p.groups * taps)
-    w = build.parameter("weight", (channels, p.channels // p.groups, *kernel), p.init, fan=fan)
+    by_group = Incoming((1, 3, 4), (p.groups, channels // p.groups, p.channels // p.groups, *kernel))
+    w = build.parameter("weight", (channels, p.channels // p.groups, *kernel), p.init, fan=fan, incoming=by_group)
     edges = ((padding[0], padding[0]), (padding[1], padding[1]))
     y = apply("conv2d_input_gradient", x, w, size=tuple(size), stride=stride, padding=edges, dilation=dilation, groups=p.groups)
     if p.bias:
@@ -185,7 +186,7 @@ def conv2d_transpose(build: Build, x: Value, p: Conv2dTransposeParams) -> Value:
     return y
 
 
-class DepthwiseParams(WeightParams):
+class DepthwiseParams(ConstrainedParams):
     kernel: Pair = Field(description="height and width of the window; one number for both")
     multiplier: int = Field(1, ge=1, description="outputs of each channel")
     stride: Pair = Field(1, description="distance between windows")
@@ -198,8 +199,8 @@ class DepthwiseParams(WeightParams):
 def depthwise_conv2d(build: Build, x: Value, p: DepthwiseParams) -> Value:
     """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]."""
     channels, _, _ = _image(x, "depthwise_conv2d")
-    given = p.model_dump(exclude={"multiplier", "init", "bias_init", "penalty"})
-    same = {"init": p.init, "bias_init": p.bias_init, "penalty": p.penalty}
+    given = p.model_dump(exclude={"multiplier", "init", "bias_init", "penalty", "constraint"})
+    same = {"init": p.init, "bias_init": p.bias_init, "penalty": p.penalty, "constraint": p.constraint}
     return conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given, **same))
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, dims
-from ..operation import Bound, Build, Draw, Fan, Kind, Of, Params, Weighted, operation
+from ..operation import Bound, Build, Draw, Fan, Incoming, Kind, Of, Params, Weighted, operation
 from ..primitives import total
 from .channels import channels_of, other_axes
 
@@ -26,7 +26,13 @@ class WeightParams(Params):
     )
 
 
-class DenseParams(WeightParams):
+class ConstrainedParams(WeightParams):
+    """With a constraint: for layers whose weights stand for connections as they are."""
+
+    constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each unit's weights after every update")
+
+
+class DenseParams(ConstrainedParams):
     units: int = Field(ge=1, description="number of outputs")
 
 
@@ -43,7 +49,7 @@ def dense(build: Build, x: Value, p: DenseParams) -> Value:
     rows, back = as_rows(x)
     size = rows.shape[1]
     assert isinstance(size, int)
-    y = times(rows, build.parameter("weight", (size, p.units), p.init, fan=Fan(size, p.units)))
+    y = times(rows, build.parameter("weight", (size, p.units), p.init, fan=Fan(size, p.units), incoming=Incoming((0,))))
     if p.bias:
         y = y + build.parameter("bias", (p.units,), p.bias_init, fan=Fan(size, p.units))
     return back(y)
@@ -125,6 +131,7 @@ class EmbeddingParams(Params):
     vocabulary: int = Field(ge=1, description="number of rows: indices run from 0 to one less")
     size: int = Field(ge=1, description="length of a row")
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the rows start; normal(std=0.05) when not given")
+    constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each unit's weights after every update")
 
 
 @operation(Kind.LAYER, EmbeddingParams, facts={"embedding"})
@@ -134,11 +141,11 @@ def embedding(build: Build, x: Value, p: EmbeddingParams) -> Value:
         raise Refusal("E305", label="embedding takes indices", help="declare the input as int64", operand=f"this is {x.dtype}",
                       operation="embedding", dtype=x.dtype)  # fmt: skip
     fan = Fan(p.vocabulary, p.size)
-    w = build.parameter("weight", (p.vocabulary, p.size), p.init, fan=fan, draw=Draw("normal", 0.0, 0.05))
+    w = build.parameter("weight", (p.vocabulary, p.size), p.init, fan=fan, draw=Draw("normal", 0.0, 0.05), incoming=Incoming((1,)))
     return apply("gather", w, x)
 
 
-class MaxoutParams(WeightParams):
+class MaxoutParams(ConstrainedParams):
     units: int = Field(ge=1, description="number of outputs")
     pieces: int = Field(2, ge=1, description="linear pieces of each output")
 
@@ -154,7 +161,7 @@ def maxout(build: Build, x: Value, p: MaxoutParams) -> Value:
     size = rows.shape[1]
     assert isinstance(size, int)
     fan = Fan(size, p.units)
-    w = build.parameter("weight", (p.pieces, size, p.units), p.init, fan=fan)
+    w = build.parameter("weight", (p.pieces, size, p.units), p.init, fan=fan, incoming=Incoming((1,)))
     side = apply("reshape", apply("transpose", w, order=(1, 0, 2)), shape=(size, p.pieces * p.units))
     pieces = apply("reshape", times(rows, side), shape=(rows.shape[0], p.pieces, p.units))
     if p.bias:
@@ -208,6 +215,7 @@ class AttentionParams(Params):
     heads: int = Field(1, ge=1, description="number of heads; they share the features between them")
     causal: bool = Field(False, description="whether a step sees only itself and what is before it")
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the weights start")
+    constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each unit's weights after every update")
 
 
 @operation(Kind.LAYER, AttentionParams)
@@ -229,7 +237,7 @@ def attention(build: Build, x: Value, p: AttentionParams) -> Value:
     rows, back = as_rows(x)
 
     def projected(source: Value, name: str) -> Value:
-        w = build.parameter(f"{name}_weight", (size, size), p.init, fan=Fan(size, size))
+        w = build.parameter(f"{name}_weight", (size, size), p.init, fan=Fan(size, size), incoming=Incoming((0,)))
         return times(source, w) + build.parameter(f"{name}_bias", (size,), fan=Fan(size, size))
 
     def headed(name: str) -> Value:

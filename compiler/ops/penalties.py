@@ -1,4 +1,4 @@
-"""Penalties on weights (roles weight, W and R, never biases and norms), added to the objective with their gradients."""
+"""Penalties on weights (roles weight, W and R, never biases and norms), added to the objective with their gradients; constraints on units."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from ..ir import Value, apply, constant
-from ..operation import Kind, Params, operation
-from ..primitives import dot, total
+from ..operation import Incoming, Kind, Params, operation
+from ..primitives import dot, root, total
 
 
 class PenaltyParams(Params):
@@ -44,3 +44,16 @@ class LmParams(PenaltyParams):
 def lm(w: Value, p: LmParams, samples: int | None) -> Value:
     """lambda/m * sum |w|^m; with scale=1/samples divided by n as well."""
     return total(apply("power", apply("absolute", w), constant(p.m, w.dtype))) * (strength(p, samples) / p.m)
+
+
+class MaxNormParams(Params):
+    c: float = Field(gt=0, description="the largest norm")
+
+
+@operation(Kind.CONSTRAINT, MaxNormParams)
+def max_norm(w: Value, incoming: Incoming, p: MaxNormParams) -> Value:
+    """w * min(1, c / ||w||_2) for the weights w that lead into each unit. Source: Srivastava et al. 2014."""
+    units = apply("reshape", w, shape=incoming.shape) if incoming.shape else w
+    length = root(total(units * units, *incoming.axes, keepdims=True))
+    held = units * (constant(p.c, w.dtype) / apply("maximum", length, constant(p.c, w.dtype)))
+    return apply("reshape", held, shape=w.shape) if incoming.shape else held

@@ -6,7 +6,6 @@ from ..operation import Kind
 
 PLANNED: dict[Kind, frozenset[str]] = {
     Kind.LAYER: frozenset(),
-    Kind.CONSTRAINT: frozenset(("max_norm",)),
     Kind.SOURCE: frozenset(("parquet", "image_folder", "tsv")),
     Kind.STEP: frozenset(("class_balance",)),
     Kind.SPLIT: frozenset("grouped by files k_fold".split()),
@@ -18,8 +17,6 @@ PLANNED: dict[Kind, frozenset[str]] = {
 PLANNED_ARGUMENTS: dict[tuple[Kind, str], frozenset[str]] = {
     (Kind.LOSS, "cross_entropy"): frozenset(("class_weights", "weights")),
     (Kind.LOSS, "binary_cross_entropy"): frozenset(("class_weights", "positive_weight", "weights")),
-    (Kind.LAYER, "dense"): frozenset(("constraint",)),
-    (Kind.LAYER, "conv2d"): frozenset(("constraint",)),
 }
 
 PLANNED_KEYS: dict[str, frozenset[str]] = {

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, constant, dims
-from ..operation import Bound, Build, Fan, Kind, Of, Params, Weighted, operation
+from ..operation import Bound, Build, Fan, Incoming, Kind, Of, Params, Weighted, operation
 from .layers import require_float
 
 
@@ -27,6 +27,7 @@ class RecurrentParams(Params):
     penalty: Annotated[tuple[Weighted, ...] | None, Of(Kind.PENALTY, many=True)] = Field(
         None, kw_only=True, description="a penalty in place of the train section's"
     )
+    constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each row of W and of R after every update")
 
 
 class RnnParams(RecurrentParams):
@@ -98,8 +99,8 @@ def _recurrent(build: Build, x: Value, p: RecurrentParams, kind: str, gates: int
                       help="reshape the input to two axes", operation=name)  # fmt: skip
     size, directions = x.shape[2], 2 if p.bidirectional else 1
     assert isinstance(size, int)
-    w = build.parameter("W", (directions, gates * p.units, size), p.init, fan=Fan(size, p.units))
-    r = build.parameter("R", (directions, gates * p.units, p.units), p.init, fan=Fan(p.units, p.units))
+    w = build.parameter("W", (directions, gates * p.units, size), p.init, fan=Fan(size, p.units), incoming=Incoming((2,)))
+    r = build.parameter("R", (directions, gates * p.units, p.units), p.init, fan=Fan(p.units, p.units), incoming=Incoming((2,)))
     b = build.parameter("B", (directions, 2 * gates * p.units), p.bias_init, fan=Fan(p.units, p.units))
     if not build.training:
         return apply("recurrent", x, w, r, b, kind=kind, sequences=p.return_sequences)

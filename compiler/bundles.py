@@ -1,0 +1,71 @@
+"""Parameters of equal treatment in one flat array, so that an update is a few long elementwise operations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from .ir import TensorType, Value, apply
+from .lower import Forward, Parameter
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not."""
+
+    name: str
+    parameters: tuple[Parameter, ...]
+    rate: float
+    decays: bool
+
+    @property
+    def size(self) -> int:
+        return sum(prod(p.shape) for p in self.parameters)
+
+    @property
+    def constrained(self) -> bool:
+        return any(p.constraint is not None for p in self.parameters)
+
+    def starts(self) -> list[int]:
+        """Where each parameter begins."""
+        starts, at = [], 0
+        for p in self.parameters:
+            starts.append(at)
+            at += prod(p.shape)
+        return starts
+
+
+def bundles(parameters: Sequence[Parameter], rate: Callable[[str], float], frozen: Callable[[str], bool], decay: bool) -> tuple[Bundle, ...]:
+    """Trainable parameters that are not frozen, by rate and, under weight decay, by whether they decay."""
+    grouped: dict[tuple[float, bool], list[Parameter]] = {}
+    for p in parameters:
+        if p.trainable and not frozen(p.name):
+            grouped.setdefault((rate(p.name), decay and p.decays), []).append(p)
+    return tuple(Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items()))
+
+
+def flat_variable(bundle: Bundle, dtype: str) -> Value:
+    return apply("variable", name=bundle.name, type=TensorType(dtype, (bundle.size,)))
+
+
+def flat_parts(forward: Forward, groups: Sequence[Bundle]) -> dict[Value, Value]:
+    """Each trained parameter as a part of its bundle's flat array."""
+    parts = {}
+    for bundle in groups:
+        theta = flat_variable(bundle, forward.dtype)
+        for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
+            parts[forward.variables[p.name]] = apply("part", theta, start=start, shape=p.shape)
+    return parts
+
+
+def held(flat: Value, bundle: Bundle) -> Value:
+    """The flat array of a bundle with every constraint on its parts."""
+    parts = []
+    for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
+        part = apply("part", flat, start=start, shape=p.shape)
+        if p.constraint is not None:
+            bound, incoming = p.constraint
+            part = bound.operation.function(part, incoming, bound.params)
+        parts.append(part)
+    return apply("pack", *parts)
