@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nnc.compiler.codes import CODES
 from nnc.compiler.diagnostics import Diagnostic, SpecError, render_text
 from nnc.compiler.pipeline import analyse
