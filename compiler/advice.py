@@ -13,9 +13,6 @@ from .experiment import Application, Network, Ref
 from .operation import Bound, Clock
 from .program import Program
 
-if TYPE_CHECKING:
-    from .program import Program
-
 DEEP = 2  # sigmoids one behind another from which on gradients vanish noticeably
 
 
