@@ -45,9 +45,7 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
 
 def _training(program: Program, section: Section) -> None:
     train: TrainParams = section.params
-    metrics = _objective(program, section)
-    if metrics is not None:
-        _monitors(program, train, section, metrics)
+    _monitors(program, train, _objective(program, section))
     _parts(program, train)
     if not program.findings.errors and not program.bundles:
         program.findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
@@ -76,8 +74,8 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     return keys if complete and len(findings.errors) == before else None
 
 
-def _monitors(program: Program, train: TrainParams, section: Section, metrics: list[str]) -> None:
-    """What stop and goal watch is a figure of a split that there is."""
+def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -> None:
+    """What stop and goal watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
     if outline is not None and split is None and not outline.sound:
@@ -88,8 +86,8 @@ def _monitors(program: Program, train: TrainParams, section: Section, metrics: l
             continue
         monitor: Reference = bound.params.monitor
         part, _, figure = monitor.name.partition(".")
-        if part not in ("train", *shares) or figure not in ("loss", *metrics):
-            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *metrics)]
+        if part not in ("train", *shares) or (metrics is not None and figure not in ("loss", *metrics)):
+            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *(metrics or ()))]
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
         elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []

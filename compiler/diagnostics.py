@@ -158,6 +158,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean `{close}`?"
     if not known:
         return "there is nothing to choose from here"
+    if len(known) == 1:
+        return f"there is only `{known[0]}`"
     shown = known if len(known) <= 12 else [*known[:12], "..."]
     return "choose one of " + ", ".join(shown)
 

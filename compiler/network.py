@@ -85,6 +85,8 @@ class NetworkChecker:
         return checked
 
     def _unreached(self, network: syntax.Network, checked: Network) -> None:
+        if any(found.span is not None and network.span.start <= found.span.start < network.span.end for found in self.findings.errors):
+            return  # what an input was meant for may be part of the mistake
         reached = self._reached(checked)
         places = {given.name.text: given.name.span for given in reversed(network.inputs)}
         for index, declared in enumerate(checked.inputs):

@@ -38,7 +38,16 @@ _SPOKEN = {
     "EQUAL": "`=`", "COLON": "`:`", "DOT": "`.`", "PLUS": "`+`", "MINUS": "`-`", "TIMES": "`*`", "OVER": "`/`",
     "FLOOR_OVER": "`//`", "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "$END": "the end",
 }  # fmt: skip
-_WHERE = {"item": "the file", "let": "the `let`", "statement": "the statement", "entry": "the entry", "value": "the value"}
+_VALUE_ENDS = frozenset(("NAME", "NUMBER", "STRING", "TRUE", "FALSE", "BROKEN", "RPAR", "RSQB", "RBRACE"))
+_OTHER_ARROWS = ("=>", "|>")
+_OTHER_LANGUAGES = {
+    "for": "there are no loops: `x -> repeat(3, block(64))` stacks copies", "while": "there are no loops: `x -> repeat(3, block(64))` stacks copies",
+    "if": "there are no conditions: a spec says what is, not when", "else": "there are no conditions: a spec says what is, not when",
+    "import": "nothing is imported: every word is there already", "from": "nothing is imported: every word is there already",
+    "def": "a reusable piece of network is a block: block name(x) { ... }", "class": "a reusable piece of network is a block: block name(x) { ... }",
+    "const": "a constant is written let name = value", "var": "a constant is written let name = value", "model": "write network(x: float32[4]) { ... }",
+}  # fmt: skip
+_WHERE = {"item": "the section", "let": "the `let`", "statement": "the statement", "entry": "the entry", "value": "the value"}
 
 
 @cache
@@ -146,6 +155,13 @@ class _Reader:
                     words.add(word)
                     self.findings.add("E101", Span(at, end), "names are made of a-z, A-Z, 0-9 and _", character=character,
                                       help="write the word with these letters")  # fmt: skip
+            elif text[at - 1 : at + 1] in _OTHER_ARROWS or text[at : at + 2] in _OTHER_ARROWS:
+                at -= text[at - 1 : at + 1] in _OTHER_ARROWS
+                end = at + 2
+                self.findings.add("E101", Span(at, end), "the pipe is written `->`", help="write `->`", character=text[at:end])
+                self.bad.append(at)
+                text = f"{text[:at]}->{text[end:]}"
+                continue
             elif character == "'":
                 quoted = text.find("'", at + 1, text.find("\n", at) % (len(text) + 1))
                 end, help = (quoted + 1, f'write "{text[at + 1 : quoted]}"') if quoted > 0 else (end, 'write "..."')
@@ -209,24 +225,34 @@ class _Reader:
         for start, end in pairwise([*starts, len(tokens)]):
             group = tokens[start:end]
             if group[0].type not in _ITEM_WORDS:
-                self._no_item(group[0])
+                self._no_item(group)
             elif self.balanced(group):
                 yield group
             else:
                 self._break(group)
 
-    def _no_item(self, token: Token) -> None:
-        close = suggestion(str(token), _ITEMS)
-        help = f"did you mean `{close}`?" if close else f"write one of {', '.join(_ITEMS)}"
+    def _no_item(self, group: list[Token]) -> None:
+        token = group[0]
+        self._break(group)
         if not self._was_bad(_span(token)):
+            assigned = len(group) > 1 and token.type == "NAME" and group[1].type == "EQUAL"
+            help = f"write let {token} = ..." if assigned else self._item_help(token)
             self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=help)
+
+    @staticmethod
+    def _item_help(token: Token) -> str:
+        """What to write where a section should begin."""
+        if str(token) in ("/", "//"):
+            return "a comment runs from `#` to the end of the line"
+        if str(token) in _OTHER_LANGUAGES:
+            return _OTHER_LANGUAGES[str(token)]
+        close = suggestion(str(token), _ITEMS)
+        return f"did you mean `{close}`?" if close else f"write one of {', '.join(_ITEMS)}"
 
     def _break(self, group: list[Token]) -> None:
         """Remember the keyword and the name of an item that cannot be used."""
         self.broken.add(str(group[0]))
         self.broken.update(str(t) for t in group[:3] if t.type == "NAME")
-        if not self.findings.errors:
-            raise AssertionError("what is left out has been reported")
 
     def balanced(self, group: list[Token]) -> bool:
         """Whether brackets match; the first that does not is reported."""
@@ -300,7 +326,7 @@ class _Reader:
         generic.append(Token("LBRACE", ""))
         body = group[opening + 1 : closing]
         kept: list[Token] = []
-        cuts = [0, *_statements(body), len(body)]
+        cuts = [0, *_statements(body, statements), len(body)]
         for start, end in pairwise(dict.fromkeys(cuts)):
             until = _span(body[end]).start if end < len(body) else _span(brace).start
             kept += self._statement(generic, body[start:end], brace, until, statements)
@@ -315,27 +341,23 @@ class _Reader:
         place = _Stop(index, stop.token, stop.accepted)
         if not self._was_bad(Span(_span(chunk[0]).start, until)):
             self.unexpected(place, chunk, "statement" if network else "entry")
-        if "RBRACE" in stop.accepted and 0 < index < len(chunk):
-            rest = chunk[index:]
-            kept = chunk[:index]
-        else:
-            rest, kept = chunk, []
-        target = _target(rest)
+        if stop.token.type == "COMMA" and index == len(chunk) - 1 and "RBRACE" in stop.accepted:
+            return chunk[:-1]
+        if "RBRACE" in stop.accepted and 0 < index < len(chunk) and chunk[index].line != chunk[index - 1].line:
+            return chunk[:index]
+        target, first = _target(chunk, 0, network), chunk[0]
         if target:
-            return [*kept, *target, _broken(target[-1])]
-        first = rest[0]
-        begins = first.type == "NAME" and (first is chunk[0] or first.line != chunk[rest is not chunk and index - 1].line)
-        if begins and len(rest) > 1:  # `h x -> f`: a name that lacks its `=`
-            return [*kept, first, Token.new_borrow_pos("EQUAL", "=", first), _broken(first)]
-        return kept
+            return [*target, _broken(target[-1])]
+        if first.type == "NAME" and len(chunk) > 1:  # `h x -> f`: a name that lacks its `=`
+            return [first, Token.new_borrow_pos("EQUAL", "=", first), _broken(first)]
+        return []
 
     def _stray(self, token: Token, stop: _Stop, group: list[Token]) -> None:
         """Something between two items."""
         if self._was_bad(_span(token)):
             return
-        close = suggestion(str(token), _ITEMS) if token.type == "NAME" else ""
-        if close:
-            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=f"did you mean `{close}`?")
+        if token.type == "NAME" or "$END" in stop.accepted:
+            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=self._item_help(token))
         else:
             self.unexpected(_Stop(group.index(token), token, stop.accepted), group, "item")
 
@@ -352,7 +374,19 @@ class _Reader:
         wanted = sorted({_spoken(name) for name in accepted})
         label = f"expected {' or '.join(wanted)}" if len(wanted) <= 3 else ""
         value = {"NUMBER", "STRING", "LSQB"} <= accepted
-        if not end and str(token) in RESERVED and "NAME" in accepted:
+        before = tokens[stop.index - 1] if stop.index else None
+        if not end and token.type in _CLOSING and before is not None and before.type == "COMMA":
+            span, what, label, help = _span(before), "`,`", f"nothing follows but `{token}`", "leave it out"
+        elif not end and token.type == "COMMA" and "RBRACE" in accepted:
+            label, help = "", "leave it out: nothing stands between statements"
+        elif str(tokens[0]) in _OTHER_LANGUAGES and where in ("statement", "entry") and stop.index <= 2:
+            span, help, label = _span(tokens[0]), _OTHER_LANGUAGES[str(tokens[0])], ""
+            what = f"`{tokens[0]}`"
+        elif where == "item" and tokens[0].type == "NETWORK" and (stop.index > 1 or end):
+            help = "a network is written network(x: float32[4]) { ... }"
+        elif not end and token.type == "COLON":
+            help = "write `=`"
+        elif not end and str(token) in RESERVED and "NAME" in accepted:
             label, help = "this word is reserved", f"choose another name, such as `{token}_`"
         elif value:
             label, help = "", "a value belongs here: a number, a string, a name, a call or a list"
@@ -372,25 +406,29 @@ class _Reader:
         self.findings.add("E102", span, label, what=what, help=help)
 
 
-def _statements(body: list[Token]) -> list[int]:
-    """Where statements start in a body: `return`, `a, b =`, `name in`, outside brackets."""
+def _statements(body: list[Token], network: bool) -> list[int]:
+    """Where statements start in a body, outside brackets: at `return`, `a, b =`, `name in`, and at a name that stands first on its
+    line behind a complete value.
+    """
     starts, depth = [], 0
     for index, token in enumerate(body):
         depth += (token.type in _OPENING) - (token.type in _CLOSING)
-        inside = index > 0 and body[index - 1].type in ("COMMA", "RETURN")
-        if depth == 0 and (token.type == "RETURN" or (not inside and _target(body, index))):
+        before = body[index - 1] if index else None
+        inside = before is not None and before.type in (("COMMA", "RETURN", "DOT") if network else ("DOT",))
+        first = before is not None and before.type in _VALUE_ENDS and token.type == "NAME" and token.line != before.line
+        if depth == 0 and (token.type == "RETURN" or first or (not inside and _target(body, index, network))):
             starts.append(index)
     return starts
 
 
-def _target(tokens: list[Token], start: int = 0) -> list[Token]:
-    """The `a, b =` or `name in` or `return` of a statement that begins at `start`; empty where there is none."""
+def _target(tokens: list[Token], start: int, network: bool) -> list[Token]:
+    """The `a, b =` or `return` of a statement, or the `name in` of an entry, that begins at `start`; empty where there is none."""
     if start < len(tokens) and tokens[start].type == "RETURN":
         return tokens[start : start + 1]
     index = start
     while index + 1 < len(tokens) and tokens[index].type == "NAME":
         following = tokens[index + 1].type
-        if following in ("EQUAL", "IN"):
+        if following == "EQUAL" or (following == "IN" and not network):
             return tokens[start : index + 2]
         if following != "COMMA":
             break

@@ -41,7 +41,7 @@ class Resolver(Constants):
             return found
         if name.text in PLANNED.get(kind, ()):
             self.findings.add("E217", name.span, "a word of the language", what=f"the {kind.value} `{name.text}`",
-                              help=f"this version has {', '.join(names(kind))}")  # fmt: skip
+                              help=f"leave it out; this version has {', '.join(names(kind)[:12])}{', ...' if len(names(kind)) > 12 else ''}")  # fmt: skip
             return None
         known = [*names(kind), *also]
         others = [k for k in Kind if k is not kind and (find(k, name.text) or name.text in PLANNED.get(k, ()))]
@@ -179,7 +179,7 @@ class Resolver(Constants):
             else:
                 name, at = argument.name.text, argument.name.span.to(argument.span)
                 if name not in fields and not open_ended:
-                    self._unknown_argument(operation, argument.name, fields)
+                    self._unknown_argument(operation, argument, argument.name, fields)
                     unknown.append(name)
                     sound = False
                     continue
@@ -205,13 +205,16 @@ class Resolver(Constants):
         help = f"name it: one of {', '.join(named)}" if named else "leave it out"
         self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
 
-    def _unknown_argument(self, operation: Operation, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
+    def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
         thing = "key" if operation.name in _SECTIONS else "argument"
         if name.text in PLANNED_ARGUMENTS.get((operation.kind, operation.name), ()):
             self.findings.add("E217", name.span, "a word of the language", help="leave it out", what=f"the argument `{name.text}` of {operation.name}")
             return
         known = list(fields)
         help = did_you_mean(name.text, known) if known else f"`{operation.name}` takes no arguments: leave it out"
+        word = argument.value.expression if isinstance(argument.value, Deferred) else None
+        if operation.kind is Kind.LAYER and isinstance(word, syntax.Name) and find(Kind.LAYER, word.text) and not suggestion(name.text, known):
+            help = f"an activation follows its layer: {operation.name}(...) -> {word.text}"
         self.findings.add("E203", name.span, "", help=help, name=name.text, operation=operation.name, thing=thing)
 
     # One field
@@ -347,7 +350,10 @@ class Resolver(Constants):
                 limit = bound.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()})
                 least = context.get("ge", context.get("le"))
                 help = f"use {name}={least:g}, or {'more' if 'ge' in context else 'less'}" if least is not None else f"give a number {limit}"
-                if not isinstance(value, int | float):
+                most = context.get("lt", context.get("le"))
+                if most == 1 and isinstance(value, int | float) and 1 < value <= 100:
+                    help = f"did you mean {value:g}%?"
+                elif not isinstance(value, int | float):
                     help = f"give {name}: {fields[name].description}"
                 self.findings.add("E207", at, f"{name}: {fields[name].description}", argument=name, value=shown(value), bound=limit, help=help)
                 continue

@@ -90,9 +90,9 @@ def test_a_file_of_a_megabyte() -> None:
     ],
 )  # fmt: skip
 def test_extreme_texts_are_answered_at_once(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     found = refusals(text)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert len(found) <= 100
     for diagnostic in found:
         assert diagnostic.help
