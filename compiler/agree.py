@@ -12,7 +12,7 @@ from typing import Any
 
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
-from .operation import Bound, Reference
+from .operation import Bound, Kind, Reference, find
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
 from .training import Objective
@@ -88,7 +88,9 @@ def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -
         part, _, figure = monitor.name.partition(".")
         if part not in ("train", *shares) or (metrics is not None and figure not in ("loss", *metrics)):
             choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *(metrics or ()))]
-            findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
+            unused = part in ("train", *shares) and find(Kind.METRIC, figure) is not None
+            help = f"add `{figure}` to the metrics of the train section" if unused else did_you_mean(monitor.name, choice)
+            findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
         elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],

@@ -146,7 +146,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known word to a misspelt one, or the empty string."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return matches[0] if matches else ""
 
 

@@ -416,7 +416,8 @@ def _statements(body: list[Token], network: bool) -> list[int]:
         before = body[index - 1] if index else None
         inside = before is not None and before.type in (("COMMA", "RETURN", "DOT") if network else ("DOT",))
         first = before is not None and before.type in _VALUE_ENDS and token.type == "NAME" and token.line != before.line
-        if depth == 0 and (token.type == "RETURN" or first or (not inside and _target(body, index, network))):
+        again = before is not None and before.type == "RETURN"
+        if depth == 0 and not again and (token.type == "RETURN" or first or (not inside and _target(body, index, network))):
             starts.append(index)
     return starts
 

@@ -253,13 +253,18 @@ class Resolver(Constants):
         if not isinstance(value, Deferred):
             known = names(marker.kind)
             example = f", such as {', '.join(known[:4])}" if known else ""
-            self.findings.add("E206", given.span, f"this is {shown(value)}", argument=name, expected=a(marker.kind.value),
-                              help=f"write {a(marker.kind.value)}{example}")  # fmt: skip
+            help = f"write {a(marker.kind.value)}{example}"
+            if isinstance(value, tuple):
+                help = "write their sum: a + b" if marker.many else "chain them: a -> b" if marker.chain else f"write one {marker.kind.value}, without brackets"
+            self.findings.add("E206", given.span, f"this is {shown(value)}", argument=f"`{name}`", expected=a(marker.kind.value), help=help)
             return UNKNOWN
         if marker.many:
             return self._terms(value.expression, value.scope, marker.kind, 1.0)
         if marker.chain:
             node = value.expression
+            if isinstance(node, syntax.Chain):
+                self.findings.add("E206", node.span, "this is a sum", argument=f"`{name}`", expected=a(marker.kind.value), help="chain them: a -> b")
+                return UNKNOWN
             parts = (node.first, *node.stages) if isinstance(node, syntax.Pipe) else (node,)
             bounds = [self.call(marker.kind, part, value.scope) for part in parts]
             return UNKNOWN if None in bounds else tuple(bounds)
