@@ -277,6 +277,20 @@ def test_carets_stand_under_what_they_mean() -> None:
         assert [c for c in code[:start] if c == "\t"] == [c for c in carets[:start] if c == "\t"]
 
 
+def test_nothing_in_a_spec_reaches_the_terminal_as_a_command() -> None:
+    text = 'network(x: float32[1]) { return y = x -> dense(1) } data { source = csv("a\x1b[2J\u202eb.csv", mising="\x07") x = column(c) } # \x1b[31m'
+    shown = "".join(render_text(found) for found in refusals(text))
+    assert shown.count("error[") > 0
+    assert all(c.isprintable() or c in "\n\t" for c in shown)
+
+
+def test_carets_know_wide_characters() -> None:
+    (found,) = refusals('network(x: float32[4]) { return y = x -> dense(3, "日本") }')
+    line, carets = render_text(found).split("\n")[3:5]
+    assert carets.count("^") == len('"') * 2 + 2 * 2
+    assert line.index('"') == carets.index("^")
+
+
 def test_a_long_line_is_shown_whole_or_not_at_all() -> None:
     found = Findings(Source("a", "x"))
     found.add("E304", Span(0, 1), "y" * 500, help="h", size=3, shape="1, " * 500)
