@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
+import lark
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
@@ -35,8 +35,12 @@ _OTHER_ARROWS = ("=>", "|>")
 
 @cache
 def _lark() -> Lark:
-    text = Path(grammar.__file__).with_name("nn.lark").read_text("utf-8")
-    return Lark(text, parser="lalr", lexer="basic", start=["item", "pipe"], propagate_positions=True)
+    text = grammar.TEXT.read_text("utf-8")
+    tables = grammar.tables(text, lark.__version__)
+    if tables is not None:
+        ready: Lark = Lark.load(tables)
+        return ready
+    return Lark(text, parser="lalr", lexer="basic", start=list(grammar.START), propagate_positions=True)
 
 
 def parse(source: Source, findings: Findings) -> syntax.File:

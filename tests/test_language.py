@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -331,3 +332,30 @@ def test_checking_starts_fast() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", script, str(ROOT / "specs" / "digits.nn")], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "onnx", "onnxruntime", "safetensors", "torch", "nnc.runtime"} & set(shown)
+
+
+def test_the_tables_are_those_of_the_grammar():
+    """A start uses them only if they fit, so stale ones would go unnoticed and slow."""
+    from nnc import grammar
+
+    text = grammar.TEXT.read_text("utf-8")
+    written = json.loads(grammar.TABLES.read_text())["key"]
+    assert written.startswith(grammar.key(text, "")), "run python -m nnc.grammar"
+    version = written.rpartition(" ")[2]
+    assert grammar.tables(text, version) is not None
+    assert grammar.tables(text + " ", version) is None
+    assert grammar.tables(text, "another") is None
+
+
+def test_without_tables_the_grammar_itself_is_read(monkeypatch, tmp_path):
+    from nnc import grammar
+    from nnc.compiler import parse
+
+    source = Source("digits.nn", (Path(__file__).parent.parent / "specs" / "digits.nn").read_text())
+    with_tables = parse.parse(source, Findings(source))
+    monkeypatch.setattr(grammar, "TABLES", tmp_path / "none.json")
+    parse._lark.cache_clear()
+    try:
+        assert parse.parse(source, Findings(source)) == with_tables
+    finally:
+        parse._lark.cache_clear()
