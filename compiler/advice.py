@@ -6,14 +6,12 @@ It reads the facts that operations declare, the graph for shapes, and the data s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .diagnostics import Findings, Note
 from .experiment import Application, Network, Ref
 from .operation import Bound, Clock
-
-if TYPE_CHECKING:
-    from .pipeline import Program
+from .program import Program
 
 DEEP = 2  # sigmoids one behind another from which on gradients vanish noticeably
 
@@ -67,8 +65,9 @@ def _linear_steps(program: Program, findings: Findings) -> None:
         rectifier = next((f for f in following if "rectifier" in _facts(f)), None)
         if rectifier is not None and init is not None and init.name.startswith("xavier"):
             better = init.name.replace("xavier", "he")
-            findings.add("W305", application.bound.spans["init"], f"{rectifier.bound.name} follows", notes=(Note(rectifier.span, "half of its inputs become 0"),),
-                         init=init.name, help=f"write init={better}, or leave init out: the default knows what follows")  # fmt: skip
+            halved = (Note(rectifier.span, "half of its inputs become 0"),)
+            findings.add("W305", application.bound.spans["init"], f"{rectifier.bound.name} follows", init=init.name, notes=halved,
+                         help=f"write init={better}, or leave init out: the default knows what follows")  # fmt: skip
         if following and init is not None and init.name in ("zeros", "ones", "constant") and _width(p) > 1 and _reaches_weights(network, users, index):
             findings.add("W304", application.bound.spans["init"], f"all {_width(p)} units compute the same", help="leave init out, or write init=he_normal")
         value = program.inference.results.get(application.operands[0]) if isinstance(application.operands[0], Ref) else None
@@ -140,9 +139,10 @@ def _loss(program: Program, loss: Bound, findings: Findings) -> None:
     elif "distribution" in facts and "numeric" in kinds:
         findings.add("W501", loss.span, f"{loss.name} after softmax", notes=at_output, help=f"write cross_entropy({output.name}, {loss.operands[1].name})")
     elif "numeric" in kinds and classes is not None:
+        one = len(classes) == 2 and width == 1
+        layers = "dense(1) -> sigmoid" if one else f"dense({len(classes)}) -> softmax"
         findings.add("W506", loss.span, f"`{loss.operands[1].name}` has {len(classes)} classes", notes=at_output,
-                     help="write dense(1) -> sigmoid with binary_cross_entropy" if len(classes) == 2 and width == 1 else f"write dense({len(classes)}) -> softmax with cross_entropy",
-                     loss=loss.name)  # fmt: skip
+                     help=f"write {layers} with {'binary_' if one else ''}cross_entropy", loss=loss.name)  # fmt: skip
     elif "numeric" in kinds and (low_high := _range(name)) is not None and not _within(program, loss.operands[1].name, *low_high):
         low, high = low_high
         bounds = f"from {low:g} to {high:g}" if high != float("inf") else f"from {low:g} on"

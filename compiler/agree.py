@@ -13,7 +13,7 @@ from typing import Any
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .ir import dims, topological
-from .operation import Bound, Reference
+from .operation import Bound, Kind, Reference, find
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
@@ -85,9 +85,7 @@ def _tables(program: Program) -> None:
 
 def _training(program: Program, section: Section) -> None:
     train: TrainParams = section.params
-    metrics = _objective(program, section)
-    if metrics is not None:
-        _monitors(program, train, section, metrics)
+    _monitors(program, train, _objective(program, section))
     _parts(program, train)
     _solver(program, train, section)
     if not program.findings.errors and not program.bundles:
@@ -117,8 +115,8 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     return keys if complete and len(findings.errors) == before else None
 
 
-def _monitors(program: Program, train: TrainParams, section: Section, metrics: list[str]) -> None:
-    """What stop and goal watch is a figure of a split that there is."""
+def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -> None:
+    """What stop and goal watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
     if outline is not None and split is None and not outline.sound:
@@ -129,9 +127,11 @@ def _monitors(program: Program, train: TrainParams, section: Section, metrics: l
             continue
         monitor: Reference = bound.params.monitor
         part, _, figure = monitor.name.partition(".")
-        if part not in ("train", *shares) or figure not in ("loss", *metrics):
-            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *metrics)]
-            findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=did_you_mean(monitor.name, choice))
+        if part not in ("train", *shares) or (metrics is not None and figure not in ("loss", *metrics)):
+            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *(metrics or ()))]
+            unused = part in ("train", *shares) and find(Kind.METRIC, figure) is not None
+            help = f"add `{figure}` to the metrics of the train section" if unused else did_you_mean(monitor.name, choice)
+            findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
         elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],

@@ -65,8 +65,8 @@ def _pieces(parts: list[Value]) -> list[Value]:
         if start > end:
             joined.append(_zeros(piece, axis, start - end))
         joined.append(piece)
-        end = start + piece.shape[axis]  # type: ignore[operator]
-    rest = whole[axis] - end  # type: ignore[operator]
+        end = start + piece.shape[axis]
+    rest = whole[axis] - end
     if rest:
         joined.append(_zeros(joined[0], axis, rest))
     return [p for p in parts if p.op != "pad"] + [apply("concat", *joined, axis=axis)]

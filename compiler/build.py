@@ -7,14 +7,10 @@ from typing import TYPE_CHECKING, Any
 from . import syntax
 from .diagnostics import Findings
 from .source import Span
+from .tokens import span_of
 
 if TYPE_CHECKING:
     from lark import Token, Tree
-
-
-def _span(token: Token) -> Span:
-    assert token.start_pos is not None
-    return Span(token.start_pos, token.start_pos + len(str(token)))
 
 
 class Builder:
@@ -33,7 +29,7 @@ class Builder:
 
     @staticmethod
     def _identifier(token: Token) -> syntax.Identifier:
-        return syntax.Identifier(str(token), _span(token))
+        return syntax.Identifier(str(token), span_of(token))
 
     def _let(self, tree: Any) -> Any:
         name, value = tree.children

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import ops, syntax
+from .constants import LARGEST
 from .data_section import DataChecker, guarded
 from .declare import constant, introduce_let
 from .diagnostics import Findings, did_you_mean, suggestion
@@ -21,7 +22,7 @@ from .network import NetworkChecker
 from .operation import Clock, Kind, Operation
 from .ops.planned import PLANNED_KEYS
 from .parse import parse_expression
-from .resolve import LARGEST, Resolver
+from .resolve import Resolver
 from .schema import Files, Schema
 from .source import Source, Span
 from .values import UNKNOWN, Given, Scope

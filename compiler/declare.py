@@ -72,7 +72,8 @@ def constant(findings: Findings, node: syntax.Expression, value: object, scope: 
     for name in _names(node):
         if scope.find(name.text) is None and "." not in name.text and name.text != "samples" and not is_word(name.text) and name.text not in known:
             close = suggestion(name.text, [*scope.bindings, *value_words(), *(word for _, word in TABLE)])
-            findings.add("E201", name.span, name=name.text, help=f"did you mean `{close}`?" if close else "a `let` holds a number, a word or a call, and uses `let`s above it")
+            help = f"did you mean `{close}`?" if close else "a `let` holds a number, a word or a call, and uses `let`s above it"
+            findings.add("E201", name.span, name=name.text, help=help)
             value = UNKNOWN
     # What is read later is read with the names that were in force here: a constant cannot come to mean itself.
     return Deferred(node, Scope(dict(scope.bindings))) if isinstance(value, Deferred) and value.expression is node else value
@@ -123,7 +124,8 @@ def _length(resolver: Resolver, node: syntax.Expression, lets: Scope) -> int | N
     if value is UNKNOWN:
         return None
     if isinstance(value, Deferred) and isinstance(node, syntax.Name):
-        findings.add("E201", node.span, "no `let` has this name", name=node.text, help=did_you_mean(node.text, lets.bindings) if lets.bindings else "write a whole number")
+        help = did_you_mean(node.text, lets.bindings) if lets.bindings else "write a whole number"
+        findings.add("E201", node.span, "no `let` has this name", name=node.text, help=help)
     elif isinstance(value, bool) or not isinstance(value, int):
         help = "divide with `//` where a whole number is wanted" if isinstance(value, float) and isinstance(node, syntax.Chain) else "write a whole number"
         findings.add("E206", node.span, f"this is {shown(value)}", argument=argument, expected="a whole number", help=help)

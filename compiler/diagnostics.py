@@ -146,7 +146,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     """The closest known word to a misspelt one, or the empty string."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return matches[0] if matches else ""
 
 
@@ -158,6 +158,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"did you mean `{close}`?"
     if not known:
         return "there is nothing to choose from here"
+    if len(known) == 1:
+        return f"there is only `{known[0]}`"
     shown = known if len(known) <= 12 else [*known[:12], "..."]
     return "choose one of " + ", ".join(shown)
 
@@ -165,9 +167,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 # Renderings
 
 
+def _plain(text: str) -> str:
+    """The text with whatever could move a cursor, turn the direction of writing or begin a new line made visible."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
+
+
+def _blank(text: str) -> str:
+    """White space as wide as the text stands on a terminal."""
+    from unicodedata import combining, east_asian_width
+
+    return "".join(c if c == "\t" else "" if combining(c) else "  " if east_asian_width(c) in "WF" else " " for c in text)
+
+
 def render_text(diagnostic: Diagnostic) -> str:
     """The layout for a terminal: title, place, line with carets, other places, help."""
-    lines = [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.title}"]
+    lines = [f"{diagnostic.severity}[{diagnostic.code}]: {_plain(diagnostic.title)}"]
     source = diagnostic.source
     if source is not None and diagnostic.span is not None:
         places = [(diagnostic.span, diagnostic.label, "^")]
@@ -179,20 +193,20 @@ def render_text(diagnostic: Diagnostic) -> str:
             text = source.line(line)
             arrow = "-->" if index == 0 else ":::"
             length = max(1, min(span.end - span.start, len(text) - column + 1))
-            prefix = "".join("\t" if c == "\t" else " " for c in text[: column - 1])
+            prefix, marked = _blank(text[: column - 1]), len(_blank(text[column - 1 : column - 1 + length]))
             if index:
                 lines.append(bar)
             lines.append(f"{' ' * width}{arrow} {source.name}:{line}:{column}")
             lines.append(bar)
-            lines.append(f"{line:>{width}} | {text}".rstrip())
-            lines.append(f"{bar} {prefix}{mark * length} {label}".rstrip())
+            lines.append(f"{line:>{width}} | {_plain(text)}".rstrip())
+            lines.append(f"{bar} {prefix}{mark * max(1, marked)} {_plain(label)}".rstrip())
         indent = " " * (width + 1)
     else:
         if diagnostic.label:
-            lines.append(f"  {diagnostic.label}")
+            lines.append(f"  {_plain(diagnostic.label)}")
         indent = "  "
     if diagnostic.help:
-        lines.append(f"{indent}= help: {diagnostic.help}")
+        lines.append(f"{indent}= help: {_plain(diagnostic.help)}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ from math import prod
 
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
-from .ir import ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
+from .ir import FLOATS, ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
 from .operation import Bound, Draw, Fan, Incoming, Kind, Weighted, find
 from .source import Span
 
@@ -189,6 +189,7 @@ def _apply(application: Application, build: LayerBuild, network: Network, findin
     operands = [constant(t, dtype) if isinstance(t, float) else t for t in tensors]
     try:
         with origin(application.path):
+            _require_floats(bound, tensors, dtype)
             if bound.operation.operands is None:
                 result = bound.operation.function(build, *operands, p=bound.params)
             else:
@@ -203,6 +204,16 @@ def _apply(application: Application, build: LayerBuild, network: Network, findin
         findings.add_refusal(refusal, at or application.span, notes)
         return [None] * outputs
     return result if isinstance(result, tuple) else (result,)
+
+
+def _require_floats(bound: Bound, tensors: Sequence[Value | float | None], dtype: str) -> None:
+    """Integers are indices: no activation takes them, and arithmetic on them stays among whole numbers."""
+    if dtype in FLOATS:
+        return
+    broken = bound.name == "divide" or any(isinstance(t, float) and not t.is_integer() for t in tensors)
+    if "activation" in bound.operation.facts or broken:
+        raise Refusal("E305", label="integers are indices of classes or symbols", operand=f"this is {dtype}", operation=bound.name, dtype=dtype,
+                      help="declare the input as float32, or embed the integers")  # fmt: skip
 
 
 def _auto_initialisers(network: Network) -> list[str]:

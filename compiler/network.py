@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import syntax
+from .blocks import bind_parameters, declared_blocks, several
 from .declare import input_tensor, introduce, is_layer
-from .diagnostics import Findings, Note, did_you_mean, suggestion
+from .diagnostics import Findings, Note, did_you_mean
 from .experiment import Application, InputTensor, Network, Output, Ref
 from .operation import Kind, find
 from .resolve import Resolver
@@ -51,17 +52,9 @@ class NetworkChecker:
         self.mentions = file.mentions
         self.broken = file.broken
         self.applications: list[Application] = []
-        self.blocks: dict[str, syntax.Block] = {}
+        self.blocks = declared_blocks(file, lets, findings)
         self.used_blocks: set[str] = set()
         self.expansions = 0
-        for block in file.blocks:
-            if introduce(findings, block.name, "block", self.blocks, lets):
-                self.blocks[block.name.text] = block
-            seen: set[str] = set()
-            for parameter in block.parameters:
-                if parameter.name.text in seen:
-                    findings.add("E209", parameter.name.span, "given before", name=parameter.name.text, help="choose another name")
-                seen.add(parameter.name.text)
 
     def check(self, network: syntax.Network) -> Network | None:
         """The network's sound inputs, applications and outputs; None where there are too many to go on."""
@@ -92,6 +85,8 @@ class NetworkChecker:
         return checked
 
     def _unreached(self, network: syntax.Network, checked: Network) -> None:
+        if any(found.span is not None and network.span.start <= found.span.start < network.span.end for found in self.findings.errors):
+            return  # what an input was meant for may be part of the mistake
         reached = self._reached(checked)
         places = {given.name.text: given.name.span for given in reversed(network.inputs)}
         for index, declared in enumerate(checked.inputs):
@@ -160,7 +155,7 @@ class NetworkChecker:
                 introduce(self.findings, result.name, "output", {r[0] for r in results} | scope.bindings.keys(), self.lets, self.blocks)
             value = self._tensors(self._value(result.value, scope, self._inside(at, name)), result.value)
             if isinstance(value, Tensors) and len(value.refs) != 1:
-                self._several(result.value.span, value)
+                several(self.findings, result.value.span, value)
                 value = UNKNOWN
             results.append((name, value, result.name.span if result.name else result.span))
         return results
@@ -180,9 +175,6 @@ class NetworkChecker:
             return UNKNOWN
         self.findings.add("E227", node.span, f"this is {shown(value)}", found=shown(value), help="a statement gives a tensor; constants are `let`s")
         return UNKNOWN
-
-    def _several(self, span: Span, value: Tensors) -> None:
-        self.findings.add("E225", span, "one tensor is wanted here", found=len(value.refs), help="name them: a, b = ...")
 
     # Expressions over tensors
 
@@ -238,7 +230,7 @@ class NetworkChecker:
         assert operation is not None
         for value in (a, b):
             if isinstance(value, Tensors) and len(value.refs) != 1:
-                self._several(span, value)
+                several(self.findings, span, value)
                 return UNKNOWN
         bound = self.resolver.bind(operation, span, [])
         assert bound is not None
@@ -298,7 +290,7 @@ class NetworkChecker:
                 leading.append(0.0)
                 continue
             if len(value.refs) != 1 and operation.operands is not None:
-                self._several(node.span, value)
+                several(self.findings, node.span, value)
                 return UNKNOWN
             leading += value.refs
         least = 2 if operation.operands is None else operation.operands
@@ -360,7 +352,7 @@ class NetworkChecker:
             if value is UNKNOWN:
                 break
             if isinstance(value, Tensors) and len(value.refs) != 1:
-                self._several(body.span, value)
+                several(self.findings, body.span, value)
                 return UNKNOWN
         return value
 
@@ -374,45 +366,13 @@ class NetworkChecker:
             raise TooLarge
         called = Note(block.name.span, "the block")
         if name in at.active:
-            self.findings.add("E216", node.span, "a block may not contain itself", name=name, notes=(called,), help="stack copies with `repeat(3, block)` where the block is used")
+            self.findings.add("E216", node.span, "a block may not contain itself", name=name, notes=(called,), help="stack copies with repeat where it is used")
             return UNKNOWN
         if len(at.active) >= MAX_BLOCK_DEPTH:
             self.findings.add("E104", node.span, f"blocks inside more than {MAX_BLOCK_DEPTH} blocks", help="use fewer levels of blocks")
             return UNKNOWN
-        parameters = {p.name.text: p for p in block.parameters}
-        scope = Scope(parent=self.lets)
-        sound, meant = True, set[str]()
-        for place, argument in enumerate(given):
-            if argument.name is None and place >= len(block.parameters):
-                self.findings.add("E205", argument.span, f"`{name}` takes {len(block.parameters)}", operation=name, notes=(called,),
-                                  help=f"its parameters are {', '.join(parameters)}")  # fmt: skip
-                return UNKNOWN
-            key = block.parameters[place].name.text if argument.name is None else argument.name.text
-            if key not in parameters:
-                assert argument.name is not None
-                self.findings.add("E203", argument.name.span, "", name=key, operation=name, notes=(called,), thing="parameter",
-                                  help=did_you_mean(key, parameters))  # fmt: skip
-                meant.add(suggestion(key, parameters))
-                sound = False
-            elif key in scope.bindings:
-                self.findings.add("E221", argument.span, "given before", argument=key, help="keep one of them")
-                sound = False
-            else:
-                value = argument.value
-                if isinstance(value, Tensors) and len(value.refs) != 1:
-                    self._several(argument.span, value)
-                    value = UNKNOWN
-                scope.bindings[key] = value
-        for key, parameter in parameters.items():
-            if key not in scope.bindings:
-                if parameter.default is None:
-                    sound = False
-                    if key not in meant:
-                        self.findings.add("E204", node.span, f"give {key}", operation=name, argument=f"`{key}`", notes=(called,),
-                                          help=f"write {name}({key}=...)")  # fmt: skip
-                else:
-                    scope.bindings[key] = self.resolver.evaluate(parameter.default, self.lets)
-        if not sound or any(v is UNKNOWN for v in scope.bindings.values()):
+        scope = bind_parameters(self.resolver, block, node, given, self.lets)
+        if scope is None:
             return UNKNOWN
         inner = Place(name if block.shared else path, (*at.calls, node.span), (*at.active, name))
         before = len(self.findings.found)
@@ -420,7 +380,8 @@ class NetworkChecker:
         self.findings.note_since(before, Note(node.span, "used here"))
         if results is not None:
             self._unused(block.body, scope)
-            for key, parameter in parameters.items():
+            for parameter in block.parameters:
+                key = parameter.name.text
                 if key not in scope.used and self._certainly_unused(key):
                     self.findings.add("E222", parameter.name.span, name=key, help="use it, or take it out of the block")
         if results is None or any(isinstance(value, Unknown) for _, value, _ in results):

@@ -275,7 +275,7 @@ class Sums:
     """A metric: sums over the samples of a batch, and how their totals make the figure."""
 
     terms: dict[str, Value]
-    finish: Callable[[dict[str, Any]], float]
+    finish: Callable[[dict[str, Any]], Any]
 
 
 class StepBuild(Protocol):

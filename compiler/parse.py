@@ -10,41 +10,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 
+import lark
 from lark import Lark, Token, Tree
 from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 
 from .. import grammar
 from . import syntax
 from .build import Builder
-from .diagnostics import Findings, suggestion
+from .diagnostics import Findings
 from .source import Source, Span
+from .syntax import RESERVED as RESERVED
+from .tokens import CLOSING, OPENING, Stop, item_help, span_of, unexpected
 
 MAX_BYTES = 100_000
 MAX_NESTING = 60
 MAX_LEXICAL_ERRORS = 20
-RESERVED = frozenset(("let", "data", "train", "tune", "export", "network", "block", "shared", "return", "in", "true", "false"))
-
-_OPENING = {"LPAR": ")", "LSQB": "]", "LBRACE": "}"}
-_CLOSING = frozenset(("RPAR", "RSQB", "RBRACE"))
 _ITEM_WORDS = frozenset(("LET", "BLOCK", "NETWORK", "SHARED", "DATA", "TRAIN", "TUNE", "EXPORT"))
-_ITEMS = ("let", "block", "shared block", "network", "data", "train", "tune", "export")
-_SPOKEN = {
-    "LPAR": "`(`", "RPAR": "`)`", "LSQB": "`[`", "RSQB": "`]`", "LBRACE": "`{`", "RBRACE": "`}`", "COMMA": "`,`",
-    "EQUAL": "`=`", "COLON": "`:`", "DOT": "`.`", "PLUS": "`+`", "MINUS": "`-`", "TIMES": "`*`", "OVER": "`/`",
-    "FLOOR_OVER": "`//`", "NAME": "a name", "NUMBER": "a number", "STRING": "a string", "$END": "the end",
-}  # fmt: skip
-_WHERE = {"item": "the file", "let": "the `let`", "statement": "the statement", "entry": "the entry", "value": "the value"}
+_VALUE_ENDS = frozenset(("NAME", "NUMBER", "STRING", "TRUE", "FALSE", "BROKEN", "RPAR", "RSQB", "RBRACE"))
+_OTHER_ARROWS = ("=>", "|>")
 
 
 @cache
 def _lark() -> Lark:
-    text = Path(grammar.__file__).with_name("nn.lark").read_text("utf-8")
-    return Lark(text, parser="lalr", lexer="basic", start=["item", "pipe"], propagate_positions=True)
+    text = grammar.TEXT.read_text("utf-8")
+    tables = grammar.tables(text, lark.__version__)
+    if tables is not None:
+        ready: Lark = Lark.load(tables)
+        return ready
+    return Lark(text, parser="lalr", lexer="basic", start=list(grammar.START), propagate_positions=True)
 
 
 def parse(source: Source, findings: Findings) -> syntax.File:
@@ -83,20 +79,7 @@ def parse_expression(source: Source, findings: Findings) -> syntax.Expression | 
     return Builder(findings).expression(tree) if tree is not None else None
 
 
-@dataclass(frozen=True)
-class _Stop:
-    """The token at `index` that does not fit, or the end, and what would have fitted."""
-
-    index: int
-    token: Token
-    accepted: frozenset[str]
-
-    @property
-    def at_end(self) -> bool:
-        return self.token.type == "$END" or self.token.start_pos is None
-
-
-def _feed(start: str, tokens: list[Token], one_from: int | None = None) -> tuple[Tree[Token] | None, _Stop | None]:
+def _feed(start: str, tokens: list[Token], one_from: int | None = None) -> tuple[Tree[Token] | None, Stop | None]:
     """The tree, or where reading stops. From `one_from` on there is one statement: a second one is what does not fit."""
     parser = _lark().parse_interactive(start=start)
     index = 0
@@ -105,12 +88,12 @@ def _feed(start: str, tokens: list[Token], one_from: int | None = None) -> tuple
             if one_from is not None and index > one_from and token.type == "NAME":
                 accepted = frozenset(parser.accepts())
                 if "RBRACE" in accepted:
-                    return None, _Stop(index, token, accepted)
+                    return None, Stop(index, token, accepted)
             parser.feed_token(token)
         index = len(tokens)
         return parser.feed_eof(tokens[-1]), None
     except UnexpectedToken as stop:
-        return None, _Stop(index, stop.token, frozenset(parser.accepts()))
+        return None, Stop(index, stop.token, frozenset(parser.accepts()))
 
 
 class _Reader:
@@ -146,6 +129,13 @@ class _Reader:
                     words.add(word)
                     self.findings.add("E101", Span(at, end), "names are made of a-z, A-Z, 0-9 and _", character=character,
                                       help="write the word with these letters")  # fmt: skip
+            elif text[at - 1 : at + 1] in _OTHER_ARROWS or text[at : at + 2] in _OTHER_ARROWS:
+                at -= text[at - 1 : at + 1] in _OTHER_ARROWS
+                end = at + 2
+                self.findings.add("E101", Span(at, end), "the pipe is written `->`", help="write `->`", character=text[at:end])
+                self.bad.append(at)
+                text = f"{text[:at]}->{text[end:]}"
+                continue
             elif character == "'":
                 quoted = text.find("'", at + 1, text.find("\n", at) % (len(text) + 1))
                 end, help = (quoted + 1, f'write "{text[at + 1 : quoted]}"') if quoted > 0 else (end, 'write "..."')
@@ -193,62 +183,62 @@ class _Reader:
             if not index or (starts_item and follows != "DOT" and (not opened or forgotten)):
                 starts.append(index)
                 opened = []
-            if token.type in _OPENING:
+            if token.type in OPENING:
                 opened.append(token)
                 if len(opened) > MAX_NESTING:
-                    self.findings.add("E104", _span(token), f"more than {MAX_NESTING} brackets are open here", help="name the parts")
+                    self.findings.add("E104", span_of(token), f"more than {MAX_NESTING} brackets are open here", help="name the parts")
                     self.broken.update(str(t) for t in tokens if t.type == "NAME")
                     tokens = tokens[: starts[-1]]
                     starts.pop()
                     break
-            elif token.type in _CLOSING:
-                while opened and _OPENING[opened[-1].type] != str(token):
+            elif token.type in CLOSING:
+                while opened and OPENING[opened[-1].type] != str(token):
                     opened.pop()
                 if opened:
                     opened.pop()
         for start, end in pairwise([*starts, len(tokens)]):
             group = tokens[start:end]
             if group[0].type not in _ITEM_WORDS:
-                self._no_item(group[0])
+                self._no_item(group)
             elif self.balanced(group):
                 yield group
             else:
                 self._break(group)
 
-    def _no_item(self, token: Token) -> None:
-        close = suggestion(str(token), _ITEMS)
-        help = f"did you mean `{close}`?" if close else f"write one of {', '.join(_ITEMS)}"
-        if not self._was_bad(_span(token)):
-            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=help)
+    def _no_item(self, group: list[Token]) -> None:
+        token = group[0]
+        self._break(group)
+        if not self._was_bad(span_of(token)):
+            assigned = len(group) > 1 and token.type == "NAME" and group[1].type == "EQUAL"
+            help = f"write let {token} = ..." if assigned else item_help(token)
+            self.findings.add("E102", span_of(token), "a file is made of sections", what=f"`{token}`", help=help)
 
     def _break(self, group: list[Token]) -> None:
         """Remember the keyword and the name of an item that cannot be used."""
         self.broken.add(str(group[0]))
         self.broken.update(str(t) for t in group[:3] if t.type == "NAME")
-        if not self.findings.errors:
-            raise AssertionError("what is left out has been reported")
 
     def balanced(self, group: list[Token]) -> bool:
         """Whether brackets match; the first that does not is reported."""
         opened: list[Token] = []
         for token in group:
-            if token.type in _OPENING:
+            if token.type in OPENING:
                 opened.append(token)
-            elif token.type in _CLOSING:
-                if all(_OPENING[bracket.type] != str(token) for bracket in opened):
-                    self.findings.add("E103", _span(token), "no bracket for it is open here", bracket=str(token), help="leave it out")
+            elif token.type in CLOSING:
+                if all(OPENING[bracket.type] != str(token) for bracket in opened):
+                    self.findings.add("E103", span_of(token), "no bracket for it is open here", bracket=str(token), help="leave it out")
                     return False
-                if _OPENING[opened[-1].type] != str(token):
+                if OPENING[opened[-1].type] != str(token):
                     bracket = opened[-1]
-                    if not self._was_bad(Span(_span(bracket).start, _span(token).end)):
-                        self.findings.add("E103", _span(token), f"`{bracket}` of line {bracket.line} is still open", bracket=str(token),
-                                          help=f"write `{_OPENING[bracket.type]}` first")  # fmt: skip
+                    if not self._was_bad(Span(span_of(bracket).start, span_of(token).end)):
+                        self.findings.add("E103", span_of(token), f"`{bracket}` of line {bracket.line} is still open", bracket=str(token),
+                                          help=f"write `{OPENING[bracket.type]}` first")  # fmt: skip
                     return False
                 opened.pop()
         if opened:
-            if not self._was_bad(Span(_span(opened[-1]).start, _span(group[-1]).end)):
-                close = _OPENING[opened[-1].type]
-                self.findings.add("E103", _span(opened[-1]), "opened here, never closed", bracket=str(opened[-1]), help=f"add `{close}`")
+            if not self._was_bad(Span(span_of(opened[-1]).start, span_of(group[-1]).end)):
+                close = OPENING[opened[-1].type]
+                self.findings.add("E103", span_of(opened[-1]), "opened here, never closed", bracket=str(opened[-1]), help=f"add `{close}`")
             return False
         return True
 
@@ -270,7 +260,7 @@ class _Reader:
         self._break(group)
         return None
 
-    def _repaired(self, group: list[Token], stop: _Stop) -> list[Token]:
+    def _repaired(self, group: list[Token], stop: Stop) -> list[Token]:
         """The tokens with every unreadable statement reported and replaced; none where the item cannot be used."""
         if group[0].type == "LET":
             if "$END" in stop.accepted and stop.index:
@@ -300,9 +290,9 @@ class _Reader:
         generic.append(Token("LBRACE", ""))
         body = group[opening + 1 : closing]
         kept: list[Token] = []
-        cuts = [0, *_statements(body), len(body)]
+        cuts = [0, *_statements(body, statements), len(body)]
         for start, end in pairwise(dict.fromkeys(cuts)):
-            until = _span(body[end]).start if end < len(body) else _span(brace).start
+            until = span_of(body[end]).start if end < len(body) else span_of(brace).start
             kept += self._statement(generic, body[start:end], brace, until, statements)
         return [*header, *kept, brace] if problem is None else []
 
@@ -312,85 +302,61 @@ class _Reader:
         if stop is None:
             return chunk
         index = stop.index - len(header)
-        place = _Stop(index, stop.token, stop.accepted)
-        if not self._was_bad(Span(_span(chunk[0]).start, until)):
+        place = Stop(index, stop.token, stop.accepted)
+        if not self._was_bad(Span(span_of(chunk[0]).start, until)):
             self.unexpected(place, chunk, "statement" if network else "entry")
-        if "RBRACE" in stop.accepted and 0 < index < len(chunk):
-            rest = chunk[index:]
-            kept = chunk[:index]
-        else:
-            rest, kept = chunk, []
-        target = _target(rest)
+        if stop.token.type == "COMMA" and index == len(chunk) - 1 and "RBRACE" in stop.accepted:
+            return chunk[:-1]
+        if "RBRACE" in stop.accepted and 0 < index < len(chunk) and chunk[index].line != chunk[index - 1].line:
+            return chunk[:index]
+        target, first = _target(chunk, 0, network), chunk[0]
         if target:
-            return [*kept, *target, _broken(target[-1])]
-        first = rest[0]
-        begins = first.type == "NAME" and (first is chunk[0] or first.line != chunk[rest is not chunk and index - 1].line)
-        if begins and len(rest) > 1:  # `h x -> f`: a name that lacks its `=`
-            return [*kept, first, Token.new_borrow_pos("EQUAL", "=", first), _broken(first)]
-        return kept
+            return [*target, _broken(target[-1])]
+        if first.type == "NAME" and len(chunk) > 1:  # `h x -> f`: a name that lacks its `=`
+            return [first, Token.new_borrow_pos("EQUAL", "=", first), _broken(first)]
+        return []
 
-    def _stray(self, token: Token, stop: _Stop, group: list[Token]) -> None:
+    def _stray(self, token: Token, stop: Stop, group: list[Token]) -> None:
         """Something between two items."""
-        if self._was_bad(_span(token)):
+        if self._was_bad(span_of(token)):
             return
-        close = suggestion(str(token), _ITEMS) if token.type == "NAME" else ""
-        if close:
-            self.findings.add("E102", _span(token), "a file is made of sections", what=f"`{token}`", help=f"did you mean `{close}`?")
+        if token.type == "NAME" or "$END" in stop.accepted:
+            self.findings.add("E102", span_of(token), "a file is made of sections", what=f"`{token}`", help=item_help(token))
         else:
-            self.unexpected(_Stop(group.index(token), token, stop.accepted), group, "item")
+            self.unexpected(Stop(group.index(token), token, stop.accepted), group, "item")
 
-    # What to say
-
-    def unexpected(self, stop: _Stop, tokens: list[Token], where: str) -> None:
-        """Report the token that does not fit."""
-        token, end = stop.token, stop.index >= len(tokens)
-        span = _span(tokens[-1]) if end else _span(token)
-        if self._was_bad(Span(_span(tokens[0]).start, span.end)) and where in ("let", "item"):
+    def unexpected(self, stop: Stop, tokens: list[Token], where: str) -> None:
+        """Report the token that does not fit, unless what stands there was reported before."""
+        said = unexpected(stop, tokens, where)
+        if where in ("let", "item") and self._was_bad(Span(span_of(tokens[0]).start, said.span.end)):
             return
-        what = f"end of {_WHERE[where]}" if end else f"`{token}`"
-        accepted = stop.accepted - {"BROKEN"}
-        wanted = sorted({_spoken(name) for name in accepted})
-        label = f"expected {' or '.join(wanted)}" if len(wanted) <= 3 else ""
-        value = {"NUMBER", "STRING", "LSQB"} <= accepted
-        if not end and str(token) in RESERVED and "NAME" in accepted:
-            label, help = "this word is reserved", f"choose another name, such as `{token}_`"
-        elif value:
-            label, help = "", "a value belongs here: a number, a string, a name, a call or a list"
-        elif accepted == {"NAME"} or ("RETURN" in accepted and "NAME" in accepted and stop.index == 0):
-            label, help = "a name belongs here", "a name starts with a letter: name = value"
-        elif not end and token.type == "EQUAL":
-            help = "a statement is `name = value`; a name is one word, without dots or brackets"
-        elif where == "item" and "$END" in accepted:
-            label = "a file is made of sections"
-            help = f"the next one starts with one of {', '.join(_ITEMS)}"
-        elif len(wanted) <= 3:
-            help = f"write {' or '.join(wanted)} here"
-        elif where == "item":
-            help = "a section is `name { key = value ... }`"
-        else:
-            help = "join values with `->`, an operator or a comma; a statement is `name = value`"
-        self.findings.add("E102", span, label, what=what, help=help)
+        self.findings.add("E102", said.span, said.label, what=said.what, help=said.help)
 
 
-def _statements(body: list[Token]) -> list[int]:
-    """Where statements start in a body: `return`, `a, b =`, `name in`, outside brackets."""
+def _statements(body: list[Token], network: bool) -> list[int]:
+    """Where statements start in a body, outside brackets: at `return`, `a, b =`, `name in`, and at a name that stands first on its
+    line behind a complete value.
+    """
     starts, depth = [], 0
     for index, token in enumerate(body):
-        depth += (token.type in _OPENING) - (token.type in _CLOSING)
-        inside = index > 0 and body[index - 1].type in ("COMMA", "RETURN")
-        if depth == 0 and (token.type == "RETURN" or (not inside and _target(body, index))):
+        depth += (token.type in OPENING) - (token.type in CLOSING)
+        before = body[index - 1] if index else None
+        inside = before is not None and before.type in (("COMMA", "RETURN", "DOT") if network else ("DOT",))
+        first = before is not None and before.type in _VALUE_ENDS and token.type == "NAME" and token.line != before.line
+        again = before is not None and before.type == "RETURN"
+        if depth == 0 and not again and (token.type == "RETURN" or first or (not inside and _target(body, index, network))):
             starts.append(index)
     return starts
 
 
-def _target(tokens: list[Token], start: int = 0) -> list[Token]:
-    """The `a, b =` or `name in` or `return` of a statement that begins at `start`; empty where there is none."""
+def _target(tokens: list[Token], start: int, network: bool) -> list[Token]:
+    """The `a, b =` or `return` of a statement, or the `name in` of an entry, that begins at `start`; empty where there is none."""
     if start < len(tokens) and tokens[start].type == "RETURN":
         return tokens[start : start + 1]
     index = start
     while index + 1 < len(tokens) and tokens[index].type == "NAME":
         following = tokens[index + 1].type
-        if following in ("EQUAL", "IN"):
+        if following == "EQUAL" or (following == "IN" and not network):
             return tokens[start : index + 2]
         if following != "COMMA":
             break
@@ -400,12 +366,3 @@ def _target(tokens: list[Token], start: int = 0) -> list[Token]:
 
 def _broken(at: Token) -> Token:
     return Token.new_borrow_pos("BROKEN", "?", at)
-
-
-def _spoken(terminal: str) -> str:
-    return _SPOKEN.get(terminal, "`->`" if terminal.startswith("__ANON") else f"`{terminal.lower()}`")
-
-
-def _span(token: Token) -> Span:
-    assert token.start_pos is not None
-    return Span(token.start_pos, token.start_pos + len(str(token)))

@@ -74,12 +74,13 @@ class Program:
         """The loss over a forward graph; raises SpecError where prediction and target do not fit."""
         assert self.experiment.train is not None
         chosen = self.targets() if targets is None else targets
-        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, self.findings, samples)
-        self.findings.stop_on_errors()
+        findings = Findings(self.experiment.source)  # its own: a batch that does not fit says nothing about the next one
+        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, findings, samples)
+        findings.stop_on_errors()
         if samples is None and made.needs_samples():
-            self.findings.add("E506", self.experiment.train.at("penalty"), "how many training samples are there?",
-                              help="add a data section, or give the number as lambda itself")  # fmt: skip
-            self.findings.stop_on_errors()
+            findings.add("E506", self.experiment.train.at("penalty"), "how many training samples are there?",
+                         help="add a data section, or give the number as lambda itself")  # fmt: skip
+            findings.stop_on_errors()
         return made
 
     def evaluation(self, targets: Mapping[str, Target] | None = None) -> Evaluation:

@@ -12,96 +12,19 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from . import syntax
-from .diagnostics import Findings, did_you_mean, suggestion
+from .constants import Constants
+from .diagnostics import did_you_mean, suggestion
 from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
 from .ops.planned import PLANNED, PLANNED_ARGUMENTS
 from .source import Span
-from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, Unknown, a, shown
+from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, a, shown
 
 _SECTIONS = frozenset(("train", "export"))
-LARGEST = 1e300
 
 
-class Resolver:
-    """Evaluates constants and binds arguments, collecting what is wrong."""
-
-    def __init__(self, findings: Findings):
-        self.findings = findings
-
-    # Constants
-
-    def evaluate(self, expression: syntax.Expression, scope: Scope) -> Any:
-        """A constant, a tensor that a name stands for, or a Deferred."""
-        match expression:
-            case syntax.Broken():
-                return UNKNOWN
-            case syntax.Number(value=value) | syntax.Boolean(value=value):
-                return value
-            case syntax.Text(value=value):
-                return Quoted(value)
-            case syntax.List(items=items):
-                return self._list(items, scope)
-            case syntax.Name(text=text):
-                found = scope.find(text)
-                return Deferred(expression, scope) if found is None else found
-            case syntax.Negative(operand=operand):
-                value = self.evaluate(operand, scope)
-                if isinstance(value, bool | str | tuple | Tensors):
-                    return self._no_number(operand, value)
-                if isinstance(value, Deferred):
-                    return Deferred(expression, scope)
-                return value if isinstance(value, Unknown) else -value
-            case syntax.Chain():
-                return self._arithmetic(expression, scope)
-        return Deferred(expression, scope)
-
-    def _list(self, items: tuple[syntax.Expression, ...], scope: Scope) -> Any:
-        values = []
-        for item in items:
-            value = self.evaluate(item, scope)
-            if isinstance(value, tuple):
-                self.findings.add("E206", item.span, "this is a list", argument="an item of a list", expected="a single value",
-                                  help="write one flat list: [a, b, c]")  # fmt: skip
-                value = UNKNOWN
-            values.append(value)
-        return UNKNOWN if any(v is UNKNOWN for v in values) else tuple(values)
-
-    def _arithmetic(self, chain: syntax.Chain, scope: Scope) -> Any:
-        total = self.evaluate(chain.first, scope)
-        values = [(op, node, self.evaluate(node, scope)) for op, node in chain.rest]
-        everything = [(chain.first, total), *((node, value) for _, node, value in values)]
-        if any(v is UNKNOWN for _, v in everything):
-            return UNKNOWN
-        if any(isinstance(v, Deferred | Tensors) for _, v in everything):
-            return Deferred(chain, scope)
-        for node, value in everything:
-            if isinstance(value, bool | str | tuple):
-                return self._no_number(node, value)
-        for op, node, value in values:
-            total = self.combine(op, total, value, node.span, chain.span)
-            if total is UNKNOWN:
-                return UNKNOWN
-        return total
-
-    def combine(self, op: str, left: Any, right: Any, divisor: Span, whole: Span) -> Any:
-        """`left op right` of two numbers; UNKNOWN after a report."""
-        if op in ("/", "//") and right == 0:
-            self.findings.add("E219", divisor, "this is 0", help="divide by another number")
-            return UNKNOWN
-        try:
-            result = {"+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right,
-                      "/": lambda: left / right, "//": lambda: left // right}[op]()  # fmt: skip
-        except OverflowError:
-            result = float("inf")
-        if abs(result) > LARGEST:
-            self.findings.add("E219", whole, f"larger than {LARGEST:g}", help="use smaller numbers")
-            return UNKNOWN
-        return result
-
-    def _no_number(self, node: syntax.Expression, value: Any) -> Unknown:
-        self.findings.add("E218", node.span, f"this is {shown(value)}", help="arithmetic is for numbers and for tensors")
-        return UNKNOWN
+class Resolver(Constants):
+    """Binds arguments, collecting what is wrong."""
 
     # Operations
 
@@ -118,7 +41,7 @@ class Resolver:
             return found
         if name.text in PLANNED.get(kind, ()):
             self.findings.add("E217", name.span, "a word of the language", what=f"the {kind.value} `{name.text}`",
-                              help=f"this version has {', '.join(names(kind))}")  # fmt: skip
+                              help=f"leave it out; this version has {', '.join(names(kind)[:12])}{', ...' if len(names(kind)) > 12 else ''}")  # fmt: skip
             return None
         known = [*names(kind), *also]
         others = [k for k in Kind if k is not kind and (find(k, name.text) or name.text in PLANNED.get(k, ()))]
@@ -256,7 +179,7 @@ class Resolver:
             else:
                 name, at = argument.name.text, argument.name.span.to(argument.span)
                 if name not in fields and not open_ended:
-                    self._unknown_argument(operation, argument.name, fields)
+                    self._unknown_argument(operation, argument, argument.name, fields)
                     unknown.append(name)
                     sound = False
                     continue
@@ -282,13 +205,16 @@ class Resolver:
         help = f"name it: one of {', '.join(named)}" if named else "leave it out"
         self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
 
-    def _unknown_argument(self, operation: Operation, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
+    def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
         thing = "key" if operation.name in _SECTIONS else "argument"
         if name.text in PLANNED_ARGUMENTS.get((operation.kind, operation.name), ()):
             self.findings.add("E217", name.span, "a word of the language", help="leave it out", what=f"the argument `{name.text}` of {operation.name}")
             return
         known = list(fields)
         help = did_you_mean(name.text, known) if known else f"`{operation.name}` takes no arguments: leave it out"
+        word = argument.value.expression if isinstance(argument.value, Deferred) else None
+        if operation.kind is Kind.LAYER and isinstance(word, syntax.Name) and find(Kind.LAYER, word.text) and not suggestion(name.text, known):
+            help = f"an activation follows its layer: {operation.name}(...) -> {word.text}"
         self.findings.add("E203", name.span, "", help=help, name=name.text, operation=operation.name, thing=thing)
 
     # One field
@@ -327,13 +253,18 @@ class Resolver:
         if not isinstance(value, Deferred):
             known = names(marker.kind)
             example = f", such as {', '.join(known[:4])}" if known else ""
-            self.findings.add("E206", given.span, f"this is {shown(value)}", argument=name, expected=a(marker.kind.value),
-                              help=f"write {a(marker.kind.value)}{example}")  # fmt: skip
+            help = f"write {a(marker.kind.value)}{example}"
+            if isinstance(value, tuple):
+                help = "write their sum: a + b" if marker.many else "chain them: a -> b" if marker.chain else f"write one {marker.kind.value}, without brackets"
+            self.findings.add("E206", given.span, f"this is {shown(value)}", argument=f"`{name}`", expected=a(marker.kind.value), help=help)
             return UNKNOWN
         if marker.many:
             return self._terms(value.expression, value.scope, marker.kind, 1.0)
         if marker.chain:
             node = value.expression
+            if isinstance(node, syntax.Chain):
+                self.findings.add("E206", node.span, "this is a sum", argument=f"`{name}`", expected=a(marker.kind.value), help="chain them: a -> b")
+                return UNKNOWN
             parts = (node.first, *node.stages) if isinstance(node, syntax.Pipe) else (node,)
             bounds = [self.call(marker.kind, part, value.scope) for part in parts]
             return UNKNOWN if None in bounds else tuple(bounds)
@@ -424,7 +355,10 @@ class Resolver:
                 limit = bound.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()})
                 least = context.get("ge", context.get("le"))
                 help = f"use {name}={least:g}, or {'more' if 'ge' in context else 'less'}" if least is not None else f"give a number {limit}"
-                if not isinstance(value, int | float):
+                most = context.get("lt", context.get("le"))
+                if most == 1 and isinstance(value, int | float) and 1 < value <= 100:
+                    help = f"did you mean {value:g}%?"
+                elif not isinstance(value, int | float):
                     help = f"give {name}: {fields[name].description}"
                 self.findings.add("E207", at, f"{name}: {fields[name].description}", argument=name, value=shown(value), bound=limit, help=help)
                 continue

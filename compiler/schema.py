@@ -139,7 +139,7 @@ def csv_schema(path: Path, separator: str, header: bool, missing: Iterable[str])
         numbers = [number(c) for c in cells]
         if any(n is None for n in numbers):
             columns[name] = ColumnSchema("string")
-            found: list[Any] = sorted(set(c.strip() for c in cells))
+            found: list[Any] = sorted({c.strip() for c in cells})
         else:
             columns[name] = ColumnSchema("float", (1,))
             found = sorted({n for n in numbers if n is not None})

@@ -23,23 +23,22 @@ def serving_graph(program: Program, outputs: Sequence[str] = (), *, decisions: b
     """
     experiment = program.experiment
     forward = lower(experiment.network, Findings(experiment.source), training=False, dtype=dtype)
+    paired = pairs(program.train) if program.train else []
     prepared = {}
     if experiment.data is not None:
-        used = {*forward.inputs, *(t for _, t in pairs(program.train) if program.train)} if program.train else set(forward.inputs)
+        used = {*forward.inputs, *(target for _, target in paired)}
         for name, entry in experiment.data.names.items():
             if name in used:
                 prepared[name] = prepare(experiment.data, entry, dtype, program.learned)
     replace: dict[Value, Value] = {forward.inputs[name]: prepared[name].column.value for name in forward.inputs if name in prepared}
     predictions = dict(zip(forward.outputs, substitute(list(forward.outputs.values()), replace), strict=True))
-    paired = pairs(program.train) if program.train else []
     found: dict[str, Value] = {}
     chosen = list(outputs) or [r.name for r in experiment.export.params.outputs] or list(predictions)
     if decisions:
         chosen = list(dict.fromkeys([*chosen, *(t for _, t in paired if t in prepared and prepared[t].column.classes is not None)]))
     for name in chosen:
         if name in predictions:
-            inverses = [prepared[t].inverse for p, t in paired if p == name and t in prepared]
-            inverse = inverses[0] if inverses else None
+            inverse = next((prepared[t].inverse for p, t in paired if p == name and t in prepared), None)
             found[name] = inverse(predictions[name]) if inverse is not None else predictions[name]
         else:
             prediction = next(p for p, t in paired if t == name)

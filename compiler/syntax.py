@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from .source import Span
 
+RESERVED = frozenset(("let", "data", "train", "tune", "export", "network", "block", "shared", "return", "in", "true", "false"))
+
 
 @dataclass(frozen=True, slots=True)
 class Identifier:

@@ -45,7 +45,8 @@ def picture(spec: list[str], output: list[str]) -> str:
     height = 54 + max(len(spec), len(output)) * LINE
     total = sum(widths) + GAP
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height + 16}" font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total:.0f} {height + 16}" '
+        f'font-family="ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace" font-size="12">',
         panel(1, widths[0], height, "digits.nn", spec, dark=False),
         panel(widths[0] + GAP - 1, widths[1], height, "a terminal", output, dark=True),
         "</svg>",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nnc.compiler import ops
 from nnc.compiler.experiment import ExportParams, TrainParams
-from nnc.compiler.operation import TABLE, Kind, Operation, Params
 from nnc.compiler.fields import argument_fields, describe, marker_of, tuple_of_marked
+from nnc.compiler.operation import TABLE, Kind, Operation, Params
 
 assert ops.__all__  # importing the families fills the table
 

@@ -224,7 +224,7 @@ def explain(options: Namespace) -> int:
     if code not in CODES:
         print(f"nnc: there is no diagnostic {options.code}: {did_you_mean(code, CODES)}", file=sys.stderr)
         return 2
-    print(f"{code}: {CODES[code].title}\n\n{CODES[code].explanation}")
+    print(f"{code}: {CODES[code].heading}\n\n{CODES[code].explanation}")
     return 0
 
 

@@ -86,8 +86,10 @@ def fold(graph: Graph, arrays: Mapping[str, Array]) -> tuple[Graph, dict[str, Ar
     constants = {v.name: arrays[v.name] for v in needed if v.op == "variable"}
     replace = {}
     for key, value in tops.items():
-        source = value.operands[0]
-        name = source.name if value.op == "reshape" and source.op == "variable" else f"{value.origin or 'folded'}/{value.op}"
+        source = value
+        while source.op == "reshape":
+            source = source.operands[0]
+        name = source.name if source.op == "variable" else f"{value.origin or 'folded'}/{source.op}"
         while name in constants:
             name += "_"
         constants[name] = found[key].copy()

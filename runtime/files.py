@@ -29,7 +29,7 @@ TEMPORARY = ".nnc-*.part"  # what a file is called before it is whole
 _DAMAGED = (ValueError, KeyError, TypeError, UnicodeDecodeError, safetensors.SafetensorError, RecursionError)
 
 
-def refuse(code: str, label: str, help: str, **values: object) -> NoReturn:
+def refuse(code: str, label: str, help: str, **values: Any) -> NoReturn:
     """Raise one diagnostic that belongs to no place of a spec."""
     findings = Findings(Source("", ""))
     findings.add(code, None, label, help=help, **values)

@@ -180,7 +180,8 @@ class Model:
 
     def _fitted(self, name: str, array: Array, shape: tuple[int, ...], dtype: str) -> Array:
         if array.shape[1:] != shape:
-            self._refuse(f"`{name}` has samples of shape {list(array.shape[1:])}, declared is {list(shape)}", f"reshape it to (n, {', '.join(map(str, shape))})")
+            label = f"`{name}` has samples of shape {list(array.shape[1:])}, declared is {list(shape)}"
+            self._refuse(label, f"reshape it to (n, {', '.join(map(str, shape))})")
         if dtype == "int64" and array.dtype.kind == "f":
             self._refuse(f"`{name}` holds floats, declared is int64", "cast it with astype(np.int64)")
         return array

@@ -343,7 +343,8 @@ def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_b
     if experiment.train is None or experiment.data is None:
         missing = "train" if experiment.train is None else "data"
         findings = Findings(source)
-        findings.add("E514", None, f"{source.name} has no `{missing}` section", help=f"write {missing} {{ ... }}; `nnc explain E514` shows one", missing=missing)
+        help = f"write {missing} {{ ... }}; `nnc explain E514` shows one"
+        findings.add("E514", None, f"{source.name} has no `{missing}` section", help=help, missing=missing)
         findings.stop_on_errors()
     return load(program, root, max_bytes)
 

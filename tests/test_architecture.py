@@ -18,11 +18,16 @@ LAYER = "diagnostics ir operation"  # what every family of operations stands on
 # module: the modules that it may import, in the same folder unless they are named in full
 COMPILER = {
     "source": "",
-    "codes": "",
+    "code": "",
+    "codes_language": "code",
+    "codes_model": "code",
+    "codes_run": "code",
+    "codes": "code codes_language codes_model codes_run",
     "diagnostics": "source codes",
     "syntax": "source",
-    "build": "source diagnostics syntax",
-    "parse": "source diagnostics syntax build nnc.grammar",
+    "tokens": "source diagnostics syntax",
+    "build": "source diagnostics syntax tokens",
+    "parse": "source diagnostics syntax tokens build nnc.grammar",
     "ir": "",
     "primitives": "ir",
     "verify": "ir",
@@ -56,17 +61,19 @@ COMPILER = {
     "experiment": "source schema operation",
     "fields": "operation",
     "values": "source syntax operation experiment",
-    "resolve": "source diagnostics syntax operation ops.planned fields values",
+    "constants": "source diagnostics syntax values",
+    "resolve": "source diagnostics syntax operation ops.planned fields values constants",
     "declare": "source diagnostics syntax operation ops.planned experiment fields values resolve",
-    "network": "source diagnostics syntax operation experiment values resolve declare",
+    "blocks": "source diagnostics syntax values resolve declare",
+    "network": "source diagnostics syntax operation experiment values resolve declare blocks",
     "data_section": "source diagnostics syntax schema operation ops.planned experiment values resolve declare",
-    "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values resolve declare network data_section",
+    "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values constants resolve declare network data_section",
     "lower": "source diagnostics ir operation experiment",
     "prepare": "source diagnostics ir operation experiment",
     "training": "diagnostics ir primitives autodiff passes passes.stable operation experiment lower",
     "program": "diagnostics ir passes plan experiment lower prepare training",
     "agree": "diagnostics operation experiment prepare training program",
-    "advice": "diagnostics experiment program",
+    "advice": "diagnostics operation experiment program",
     "cost": "ir experiment program",
     "serve": "diagnostics ir passes lower prepare training program",
     "pipeline": "source diagnostics parse schema check lower program agree advice",
@@ -99,7 +106,7 @@ RUNTIME = {
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.train",
-    "nnc.terminal": "nnc.runtime.train",
+    "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.lower "
     "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",
@@ -109,7 +116,7 @@ TOP = {
 
 # Libraries that only some modules import; numpy is free to the runtime.
 ONLY_IN = {
-    "lark": {"nnc.compiler.parse", "nnc.compiler.build"},
+    "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
     "onnx": {"nnc.compiler.onnx_export"},
     "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.doctor"},
     "safetensors": {"nnc.runtime.files"},

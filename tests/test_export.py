@@ -15,12 +15,17 @@ import onnxruntime
 import pytest
 from networks import around, draw, spread
 from test_operations import LAYERS, MERGES
+from test_primitives import CASES, Case
 
 import nnc
 from nnc.cli import main
+from nnc.compiler.ir import PRIMITIVES, Batch, Graph, TensorType, apply
+from nnc.compiler.onnx_export import serialised, to_onnx
+from nnc.compiler.onnx_lowering import LOWERINGS
 from nnc.compiler.operation import Kind, names
+from nnc.runtime.executor import Arena, Executor
+from nnc.runtime.kernels import Randomness
 
-onnxruntime.set_default_logger_severity(4)
 OPSETS = [13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26]
 
 
@@ -177,6 +182,44 @@ def test_random_networks_leave_as_they_predict(seed: int, tmp_path: Path) -> Non
     exported(text, tmp_path / "m.onnx", seed=seed, rows={"x": drawn.rows(12, seed)})
 
 
+# Primitives, also those that no layer needs yet
+
+TRAINING_ALONE = {
+    "conv2d_input_gradient", "conv2d_weight_gradient", "max_pool_gradient", "max_pool_gather", "avg_pool_gradient", "pack", "part", "bernoulli",
+}  # fmt: skip
+
+
+def test_every_primitive_of_inference_has_a_lowering() -> None:
+    assert set(LOWERINGS) == {name for name, p in PRIMITIVES.items() if not p.leaf} - TRAINING_ALONE
+
+
+@pytest.mark.parametrize("opset", [13, 18, 26])
+@pytest.mark.parametrize("name", LOWERINGS)
+def test_a_primitive_leaves_as_it_is(name: str, opset: int, tmp_path: Path) -> None:
+    for case in (CASES | {"axis_size": [Case([np.ones((3, 2))], attributes={"axis": 0, "dtype": "float32"}, batched=(0,))]})[name]:
+        arrays = {f"x{i}": np.asarray(a, np.float32 if np.asarray(a).dtype == np.float64 else None) for i, a in enumerate(case.operands)}
+        operands = []
+        for i, (key, array) in enumerate(arrays.items()):
+            dtype = "string" if array.dtype.kind in "OU" else str(array.dtype)
+            shape = (Batch(), *array.shape[1:]) if i in case.batched else array.shape
+            operands.append(apply("input", name=key, type=TensorType(dtype, shape)))
+        attributes = {k: "float32" if v == "float64" else v for k, v in case.attributes.items()}
+        graph = Graph({"y": apply(name, *operands, **attributes)})
+        (tmp_path / "m.onnx").write_bytes(serialised(to_onnx(graph, {}, opset=opset, name=name, metadata={})))
+        batch = next((len(arrays[f"x{i}"]) for i in case.batched), 1)
+        program = Executor(graph, {}, Randomness(0), Arena()).at(batch)
+        for key, array in program.inputs.items():
+            array[...] = arrays[key]
+        wanted = program.run()["y"]
+        for session in sessions(tmp_path / "m.onnx"):
+            (got,) = session.run(None, arrays)
+            assert got.shape == wanted.shape
+            if wanted.dtype.kind == "f":
+                np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(got, wanted)
+
+
 # The file
 
 RICH = """
@@ -218,6 +261,12 @@ def test_every_shape_but_the_batch_is_known(tmp_path: Path) -> None:
     for value in (*proto.graph.input, *proto.graph.output):
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
         assert all(d.dim_value > 0 for d in value.type.tensor_type.shape.dim[1:])
+
+
+def test_the_batch_keeps_its_name(tmp_path: Path) -> None:
+    exported("network(x: float32[1, 5, 5]) { return x -> conv2d(2, kernel=2) -> relu -> flatten -> dense(2) }", tmp_path / "m.onnx", x=(1, 5, 5))
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "m.onnx"), strict_mode=True)
+    assert {v.type.tensor_type.shape.dim[0].dim_param for v in inferred.graph.value_info} == {"batch"}
 
 
 def test_parameters_keep_their_names_and_nothing_constant_is_left_to_compute(tmp_path: Path) -> None:

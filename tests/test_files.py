@@ -106,7 +106,7 @@ def test_failures_that_follow_each_other(name: str, tmp_path: Path, tiny: Path) 
     assert outcome(run) == outcome(tiny)
 
 
-@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("name", ["open", "write", "fsync", "replace", "unlink"])
 def test_every_failing_call_over_an_earlier_run(name: str, tmp_path: Path, tiny: Path) -> None:
     """A training that replaces a run and fails leaves no mixture of the two."""
     first, spec = write(tmp_path / "first.nn", TINY.replace("epochs = 2", "epochs = 3")), write(tmp_path / "tiny.nn", TINY)
@@ -123,6 +123,9 @@ def test_every_failing_call_over_an_earlier_run(name: str, tmp_path: Path, tiny:
             assert outcome(run) == outcome(tiny)
         else:
             assert outcome(run) == earlier  # it failed before it touched anything
+    for said in failing_in_turn(name, lambda: nnc("train", first, "-o", run)):
+        refused(said, "E701", status=3)
+        assert nnc("train", spec, "-o", run).status == 0, "what is left is still known as nnc's own"
 
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
@@ -153,9 +156,14 @@ def assert_whole(folder: Path) -> None:
 def test_an_interruption_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_bytes(path, b"old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as put:
-        put(b"half")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with replacing(path) as put:
+            put(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert leftovers(tmp_path) == []
 
@@ -230,7 +238,7 @@ def test_every_flipped_byte_is_noticed(small: Path) -> None:
 
 def test_every_truncation_is_noticed(small: Path) -> None:
     data = small.read_bytes()
-    for length in (*range(0, 64), *range(64, len(data), 97), len(data) - 1):
+    for length in (*range(64), *range(64, len(data), 97), len(data) - 1):
         small.write_bytes(data[:length])
         with pytest.raises(SpecError, match="E702"):
             api.load(small)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import random_model
+from networks import random_model, spec
 
+import nnc
 from nnc.compiler.autodiff import gradients
 from nnc.compiler.ir import Graph, TensorType, Value, apply, constant
 from nnc.compiler.passes import optimised
 from nnc.compiler.passes.common import eliminate_common
+from nnc.compiler.passes.products import join_products
 from nnc.compiler.passes.simplify import simplify
 from nnc.compiler.passes.stable import stabilise
 from nnc.compiler.primitives import total
@@ -26,6 +28,7 @@ PASSES: dict[str, Callable[[list[Value]], list[Value]]] = {
     "simplify": simplify,
     "simplify for inference": lambda roots: simplify(roots, inference=True),
     "eliminate_common": eliminate_common,
+    "join_products": join_products,
 }
 
 X = apply("variable", name="x", type=TensorType("float64", (3,)))
@@ -196,3 +199,35 @@ def test_cross_entropy_after_softmax_stays_exact() -> None:
     (stable,) = stabilise([total(apply("log", a))])
     assert {"softmax", "log"}.isdisjoint(v.op for v in Graph({"f": stable}).order())
     np.testing.assert_allclose(evaluate(stable, x=[0.0, 1000.0, -1000.0]), -3000.0)
+
+
+# Products of many steps
+
+
+@pytest.mark.parametrize("layer", ["rnn(4)", "lstm(4, bidirectional=true)", "gru(4, return_sequences=true)"])
+def test_the_gradient_of_a_recurrent_weight_is_one_product_over_all_steps(layer: str) -> None:
+    def products(steps: int) -> int:
+        text = spec(f"  return output = x -> {layer} -> flatten -> dense(1)", inputs=f"x: float32[{steps}, 2]")
+        graph = nnc.compile(text).init(0).program.gradients()
+        return sum(v.op == "matmul" and v.attributes["transpose_a"] for v in graph.order())
+
+    assert products(5) == products(12)
+
+
+def test_products_are_joined_from_three_on_and_only_where_nothing_else_reads_them() -> None:
+    def weight(name: str) -> Value:
+        return apply("variable", name=name, type=TensorType("float64", (2, 3)))
+
+    def product(i: int) -> Value:
+        return apply("matmul", weight(f"a{i}"), weight(f"b{i}"), transpose_a=True, transpose_b=False)
+
+    terms = [product(i) for i in range(4)]
+    arrays = {name: np.random.default_rng(i).normal(size=(2, 3)) for i, name in enumerate(f"{side}{k}" for side in "ab" for k in range(4))}
+    whole = terms[0] + terms[1] + terms[2] + terms[3]
+    (joined,) = join_products([whole])
+    assert sum(v.op == "matmul" for v in Graph({"v": joined}).order()) == 1
+    np.testing.assert_allclose(evaluate(joined, **arrays), evaluate(whole, **arrays), rtol=1e-13)
+    assert join_products([terms[0] + terms[1]])[0].op == "add"
+    both = join_products([whole, terms[2] * 2.0])
+    assert sum(v.op == "matmul" for v in Graph({"a": both[0], "b": both[1]}).order()) == 2
+    np.testing.assert_allclose(evaluate(both[0], **arrays), evaluate(whole, **arrays), rtol=1e-13)

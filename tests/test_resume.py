@@ -152,7 +152,7 @@ def kills() -> Iterator[tuple[str, int]]:
     """A seeded handful of moments inside a save. NNC_KILLS=200 makes it the full test."""
     chosen = random.Random(7)
     for i in range(int(os.environ.get("NNC_KILLS", "8")) // 2):
-        yield ("write", "fsync", "replace", "open")[i % 4], chosen.randrange(1, 26)
+        yield ("write", "fsync", "replace", "open")[i % 4], chosen.randrange(1, 24)
 
 
 @pytest.mark.parametrize(("name", "k"), list(kills()))

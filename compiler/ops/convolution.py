@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -199,9 +199,9 @@ class DepthwiseParams(ConstrainedParams):
 def depthwise_conv2d(build: Build, x: Value, p: DepthwiseParams) -> Value:
     """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]."""
     channels, _, _ = _image(x, "depthwise_conv2d")
-    given = p.model_dump(exclude={"multiplier", "init", "bias_init", "penalty", "constraint"})
-    same = {"init": p.init, "bias_init": p.bias_init, "penalty": p.penalty, "constraint": p.constraint}
-    return conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given, **same))
+    given: dict[str, Any] = {name: getattr(p, name) for name in type(p).model_fields if name != "multiplier"}
+    y: Value = conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given))
+    return y
 
 
 class PoolParams(Params):

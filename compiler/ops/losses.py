@@ -47,7 +47,9 @@ def aligned(a: Value, y: Column, loss: str) -> Value:
 def mismatch(a: Value, y: Column, loss: str) -> Refusal:
     has, got = dims(a.shape[1:]), f"{y.value.dtype}{dims(y.value.shape[1:])}"
     help = "end the network with dense(units) of the target's size"
-    if y.value.dtype == "int64" and loss != "cross_entropy":
+    if y.classes is not None and loss == "cross_entropy" and a.type.rank < 3:
+        help = f"end the network with dense({len(y.classes)}) -> softmax"
+    elif y.value.dtype == "int64" and loss != "cross_entropy":
         help = "use cross_entropy for classes, or one_hot the target"
     elif y.value.dtype == "string":
         help = "turn the text into classes with `-> category`"
@@ -98,7 +100,8 @@ def mae(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
 @operation(Kind.LOSS, operands=2, facts={"numeric"}, batch="root")
 def rmse(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
     """The root of the mean of (a - y)^2, taken over the batch."""
-    return mse(build, a, y, p)
+    squares: Value = mse(build, a, y, p)
+    return squares
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})

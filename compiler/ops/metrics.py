@@ -224,15 +224,14 @@ def confusion_matrix(a: Value, y: Column, p: ThresholdParams) -> Sums:
 
 
 def _auc(scores: Any, positive: Any) -> float:
-    """The share of (positive, negative) pairs in the right order, ties counting half, from the ranks of the scores."""
-    import numpy as np
-
-    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    ranks = ((last - count + 1 + last) / 2)[place]
-    n = positive.sum()
-    pairs = n * (len(positive) - n)
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")
+    """The share of (positive, negative) pairs in the right order, ties counting half: the area under the curve of both counts."""
+    order = scores.argsort()
+    ordered, hits = scores[order], positive[order].cumsum()
+    ends = [*(ordered[1:] != ordered[:-1]).nonzero()[0].tolist(), len(ordered) - 1]  # of runs of equal scores
+    above = hits[ends]
+    below = [end + 1 for end in ends] - above
+    area = above[0] * below[0] / 2 + ((above[1:] - above[:-1]) * (below[1:] + below[:-1])).sum() / 2
+    return float(area / (above[-1] * below[-1])) if above[-1] * below[-1] else float("nan")
 
 
 @operation(Kind.METRIC, operands=2, fits=_decidable, better="higher")

@@ -194,7 +194,7 @@ def nadam(rule: Rule, theta: Value, g: Value, p: NadamParams) -> Value:
     products = [1.0]  # of mu_1 .. mu_t
 
     def mu(t: int) -> float:
-        return p.beta1 * (1 - 0.5 * 0.96 ** (t * p.momentum_decay))
+        return p.beta1 * (1 - 0.5 * float(0.96 ** (t * p.momentum_decay)))
 
     def product(t: int) -> float:
         while len(products) <= t:

@@ -117,6 +117,7 @@ def _direction(
     steps, n, size = x.shape
     assert isinstance(steps, int)
     assert isinstance(n, Batch)
+    assert isinstance(size, int)
     width = gates * p.units
 
     def own(parameter: Value, *shape: int) -> Value:

@@ -99,7 +99,7 @@ def concat(build: Build, *tensors: Value, p: ConcatParams) -> Value:
             raise _differ("concat", first, other, "reshape one of them")
     if rank == 0:
         tensors = tuple(apply("reshape", t, shape=(t.shape[0], 1)) for t in tensors)
-        rank = 1
+        first, rank = tensors[0], 1
     chosen = p.axis if p.axis is not None else (0 if rank == 3 else -1)
     if not -rank <= chosen < rank:
         raise Refusal("E309", at="axis", label=f"a sample has {rank} axes", help=f"use an axis from {-rank} to {rank - 1}",

@@ -130,6 +130,7 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         schema = table.schema(data.schema)
         data = replace(data, schema=schema)
         raws = {name: raw_column(table, entry, program.dtype) for name, entry in data.names.items()}
+        _check_distinct(data, raws, table)
         _check_infinite(data, raws, table, findings)
         stratify = getattr(data.split.params, "stratify", None) if data.split is not None else None
         try:
@@ -166,6 +167,18 @@ def _check_kinds(data: Data, table: Table) -> None:
                 row, cell = next((i, c) for i, c in enumerate(table.columns[column].tolist()) if c and number(c) is None)
                 raise Refusal("E404", step=f"`{name.name}`", label=f"column `{column}` holds `{cell[:30]}` in {table.row_name(row)}",
                               help="numbers are wanted: repair the row, or name the word with csv(..., missing=[...])")  # fmt: skip
+
+
+def _check_distinct(data: Data, raws: Mapping[str, Array], table: Table) -> None:
+    """Numbers that are categories, such as long identifiers, stay apart in the program's precision."""
+    for name, entry in data.names.items():
+        raw, column = raws[name], table.columns[entry.columns[0]]
+        if not entry.single or raw.dtype == column.dtype or raw.dtype.kind != "f" or not any(s.bound.operation.extra.get("classes") for s in entry.steps):
+            continue
+        whole, kept = np.unique(column), np.unique(raw)
+        if len(kept) < len(whole):
+            raise Refusal("E404", step=f"`{name}`", label=f"{len(whole):,} different numbers are {len(kept):,} in {raw.dtype}",
+                          help="use precision = float64, or write the categories as words")  # fmt: skip
 
 
 def _check_infinite(data: Data, raws: Mapping[str, Array], table: Table, findings: Findings) -> None:

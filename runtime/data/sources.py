@@ -39,7 +39,7 @@ class Table:
             if name == "text" and "text" in promised.values:
                 columns[name] = known
                 continue
-            if classes is None and array.dtype == np.int64 and array.ndim == 1 and array.size and 0 <= array.min() and array.max() < 100_000:
+            if classes is None and array.dtype == np.int64 and array.ndim == 1 and array.size and array.min() >= 0 and array.max() < 100_000:
                 classes = tuple(range(int(array.max()) + 1))
             columns[name] = ColumnSchema(known.dtype, known.shape, classes)
         return Schema(columns, self.rows, promised.values)

@@ -1,0 +1,91 @@
+"""The example programs do what they say: each is trained, and its figures are what the literature promises."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import nnc, write
+
+import nnc as api
+from nnc.runtime.train import Result
+
+ROOT = Path(__file__).parent.parent
+SPECS = ROOT / "specs"
+DATA = ROOT.parent / "shared" / "data"
+
+
+def data(*names: str) -> Path:
+    """The folder of the larger data sets, which the package does not bring."""
+    missing = [name for name in names if not (DATA / name).is_file()]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not in {DATA.relative_to(ROOT.parent)}: no part of the package")
+    return DATA
+
+
+def seeded(name: str, seed: int, folder: Path) -> Path:
+    """The spec with another seed in its train section."""
+    text = (SPECS / name).read_text("utf-8")
+    head, train = text.split("train {", 1)
+    train = train.replace("seed      = 1\n", "")
+    return write(folder / f"{seed}_{name}", f"{head}train {{\n  seed = {seed}\n{train}")
+
+
+def trained(name: str, seed: int, folder: Path, root: Path | None = None) -> Result:
+    return api.train(seeded(name, seed, folder), out=folder / f"run_{seed}", data_root=root)
+
+
+def test_digits(tmp_path: Path) -> None:
+    """A mean of at least 96.5% over five seeds, in less than 20 s each."""
+    accuracies = []
+    for seed in range(1, 6):
+        begun = time.monotonic()
+        accuracies.append(trained("digits.nn", seed, tmp_path).figures["test"]["accuracy"])
+        assert time.monotonic() - begun < 20
+    assert np.mean(accuracies) >= 0.965, accuracies
+    assert len(set(accuracies)) > 1, "seeds make a difference"
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_and_gate(seed: int, tmp_path: Path) -> None:
+    """Whatever the order of the samples it ends at weights 0.4 and 0.4, the bias held, and AND is learned."""
+    model = trained("and_gate.nn", seed, tmp_path).model
+    np.testing.assert_allclose(model.parameters["y/dense/weight"].reshape(-1), [0.4, 0.4], rtol=1e-6)
+    assert model.parameters["y/dense/bias"].tolist() == [-0.5]
+    x1, x2 = np.array([[0], [0], [1], [1]]), np.array([[0], [1], [0], [1]])
+    assert model.predict({"x1": x1, "x2": x2})["y"].reshape(-1).tolist() == [0, 0, 0, 1]
+
+
+def test_wine_regression(tmp_path: Path) -> None:
+    """Clearly better than the mean of the training column, in the column's units."""
+    result = trained("wine_regression.nn", 0, tmp_path, data("wine_quality_white.csv"))
+    quality = result.data.raw["target"].reshape(-1)
+    train, test = (quality[result.data.splits[s]] for s in ("train", "test"))
+    figures = result.figures["test"]
+    assert figures["mae"] < 0.85 * np.abs(test - train.mean()).mean()
+    assert figures["rmse"] < 0.9 * np.sqrt(np.mean((test - train.mean()) ** 2))
+    assert figures["r2"] > 0.25
+
+
+def test_mnist_mlp(tmp_path: Path) -> None:
+    """A mean of at least 92.5% over five seeds."""
+    root = data("mnist/t10k-images-idx3-ubyte.gz", "mnist/t10k-labels-idx1-ubyte.gz")
+    assert np.mean([trained("mnist_mlp.nn", seed, tmp_path, root).figures["test"]["accuracy"] for seed in range(1, 6)]) >= 0.925
+
+
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.nn")), ids=lambda p: p.stem)
+def test_every_spec_can_be_checked(path: Path) -> None:
+    """Or says in which words it waits for a later version; nothing else."""
+    said = nnc("check", path, "--no-data")
+    assert said.status == (1 if said.errors() else 0)
+    assert set(said.errors()) <= {"E217"}, said.err
+
+
+@pytest.mark.parametrize("name", ["digits", "and_gate"])
+def test_templates_run_the_whole_way(name: str, tmp_path: Path) -> None:
+    assert nnc("new", tmp_path / "mine", "--template", name).status == 0
+    said = nnc("run", tmp_path / "mine.nn", "-o", tmp_path / "run")
+    assert said.status == 0, said.err
+    assert list((tmp_path / "run" / "export").glob("*.onnx"))
