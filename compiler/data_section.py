@@ -64,18 +64,19 @@ class DataChecker:
 
     def _windows(self, data: Data) -> None:
         """Samples are windows everywhere or nowhere, they advance alike, and a random split does not share rows between parts."""
-        used = [d for name, d in data.names.items() if name not in self.bases]
-        windowed = [d for d in used if d.window is not None]
-        if not windowed:
+        used = {name: d for name, d in data.names.items() if name not in self.bases}
+        windows = {name: d.window for name, d in used.items() if d.window is not None}
+        if not windows:
             return
-        first = windowed[0]
-        for other in used:
-            if other.window is None or other.window.stride != first.window.stride:
-                label = "rows, not windows" if other.window is None else f"it advances by {other.window.stride}, `{first.name}` by {first.window.stride}"
-                self.findings.add("E413", other.span, label, step="window", help=f"give it a window with stride={first.window.stride} as well")
-        longest = max(d.window.length for d in windowed)
-        if data.split is not None and data.split.name == "random" and first.window.stride < longest:
-            self.findings.add("E414", data.split.span, f"windows of {longest} rows advance by {first.window.stride}", help="use ordered(...), or a stride as long as the windows")
+        first, window = next(iter(windows.items()))
+        for name, other in used.items():
+            if name not in windows or windows[name].stride != window.stride:
+                label = f"it advances by {windows[name].stride}, `{first}` by {window.stride}" if name in windows else "rows, not windows"
+                self.findings.add("E413", other.span, label, step="window", help=f"give it a window with stride={window.stride} as well")
+        longest = max(w.length for w in windows.values())
+        if data.split is not None and data.split.name == "random" and window.stride < longest:
+            self.findings.add("E414", data.split.span, f"windows of {longest} rows advance by {window.stride}",
+                              help="use ordered(...), or a stride as long as the windows")  # fmt: skip
 
     def _entries(self, section: syntax.Section) -> dict[str, syntax.Entry]:
         """The keys of the section, each once."""

@@ -38,8 +38,8 @@ class Program:
         train, data = self._checked.train, self._data
         chosen = seed if seed is not None else train.seed if train is not None else 0
         if data is None:
-            return Model(self._checked, chosen)
-        return Model(self._checked, chosen, data.learned.arrays, data.rows("train"))
+            return Model(self._checked, chosen, root=self._root)
+        return Model(self._checked, chosen, data.learned.arrays, data.rows("train"), self._root)
 
     @property
     def advice(self) -> list[Any]:

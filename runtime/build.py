@@ -67,7 +67,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
         samples, learned = data.rows("train"), data.learned.arrays
         chosen = data.splits["train"][:256]
         rows = {name: array[chosen] for name, array in data.raw.items()}
-    model = Model(program, train.seed if train else 0, learned, samples)
+    model = Model(program, train.seed if train else 0, learned, samples, root)
     if train is not None and train.start is not None:
         start_from(model, train.start, Files(root))
     write_json(manifest, {"inputs": None, "files": {}})  # whose directory this is, should the rest not be written

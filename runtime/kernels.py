@@ -16,10 +16,8 @@ from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
 
-from . import recurrent
+from . import recurrent, windows
 from .special import erf
-
-from . import windows
 
 Array = windows.Array
 Kernel = windows.Kernel
@@ -236,8 +234,8 @@ def _gather(value: Value, n: int, randomness: Randomness) -> Kernel:
         if index.size and (index.max() >= len(table) or index.min() < 0):
             outside = index.max() if index.max() >= len(table) else index.min()
             findings = Findings(Source("", ""))
-            findings.add("E515", None, f"the table has {len(table)} rows", help="give the table a row more than there are categories, for what training has not seen",
-                         layer=layer, index=int(outside))  # fmt: skip
+            findings.add("E515", None, f"the table has {len(table)} rows", layer=layer, index=int(outside),
+                         help="give the table a row more than there are categories, for what training has not seen")  # fmt: skip
             findings.stop_on_errors()
         table.take(index, 0, out, "clip")
 

@@ -13,7 +13,6 @@ import numpy as np
 from nnc.compiler import pipeline, training
 from nnc.compiler.diagnostics import Findings, SpecError
 from nnc.compiler.ir import Graph, concrete
-from nnc.compiler.operation import Draw
 from nnc.compiler.schema import ColumnSchema, Schema
 from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
@@ -22,7 +21,8 @@ from nnc.compiler.training import Target
 from . import solvers
 from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
-from .kernels import Randomness, generator
+from .initial import start
+from .kernels import Randomness
 
 Array = np.ndarray[Any, Any]
 FORMAT = 1
@@ -69,7 +69,10 @@ class Parameters(MutableMapping[str, Array]):
 class Model:
     """Parameters and optimiser state of a program. A batch is a dict of arrays: inputs and targets, batch axis first."""
 
-    def __init__(self, program: pipeline.Program, seed: int, learned: Mapping[str, Array] | None = None, samples: int | None = None):
+    def __init__(
+        self, program: pipeline.Program, seed: int, learned: Mapping[str, Array] | None = None, samples: int | None = None, root: Path | None = None
+    ):
+        """`root` is where files of initial values lie; without one, they are about to be replaced."""
         self.program, self.seed, self.samples = program, seed, samples
         self.step_count = 0
         self.learned = dict(learned or {})
@@ -78,7 +81,7 @@ class Model:
         self.variables: dict[str, Array] = {}
         self.known: Mapping[str, Array] = ChainMap(self.variables, self.learned)  # metrics need the way back to a column's units
         self._allocate()
-        self._draw()
+        start(self.variables, program.inference.parameters.values(), seed, program.experiment.source, root)
         self._targets: dict[str, Target] | None = None
         self._executors: dict[str, Executor] = {}
         self._step: training.Step | None = None
@@ -97,10 +100,6 @@ class Model:
                 self.variables[p.name] = flat[start : start + prod(p.shape)].reshape(p.shape)
         for p in self.program.inference.parameters.values():
             self.variables.setdefault(p.name, np.zeros(p.shape, dtype))
-
-    def _draw(self) -> None:
-        for p in self.program.inference.parameters.values():
-            self.variables[p.name][...] = _drawn(p.draw, p.shape, self.seed, p.name)
 
     @property
     def parameters(self) -> Parameters:
@@ -361,41 +360,6 @@ class Model:
 
 class TrainingFailure(SpecError):
     """Training stopped while running: exit status 3."""
-
-
-def _drawn(draw: Draw, shape: tuple[int, ...], seed: int, name: str) -> Array:
-    """The initial values of a parameter, fixed by the seed and its name."""
-    random = generator(seed, f"init/{name}")
-    match draw.distribution:
-        case "normal":
-            return random.normal(draw.a, draw.b, shape)
-        case "uniform":
-            return random.uniform(draw.a, draw.b, shape)
-        case "truncated_normal":
-            return _truncated(random, draw, shape)
-        case "orthogonal":
-            return draw.a * _orthogonal(random, shape)
-        case "mask":
-            return (generator(int(draw.b), f"mask/{name}").random(shape) < draw.a).astype(np.float64)
-        case "ahead":
-            return np.triu(np.full(shape, -1e9), 1)
-    return np.full(shape, draw.a)
-
-
-def _truncated(random: np.random.Generator, draw: Draw, shape: tuple[int, ...]) -> Array:
-    """Normal numbers, those beyond two standard deviations drawn again."""
-    found = random.standard_normal(shape)
-    while (outside := np.abs(found) > 2).any():
-        found[outside] = random.standard_normal(int(outside.sum()))
-    return draw.a + draw.b * found
-
-
-def _orthogonal(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Orthonormal rows or columns, whichever are fewer, of [first axis, all others]; uniform over such matrices."""
-    rows, columns = shape[0], prod(shape[1:])
-    q, r = np.linalg.qr(random.standard_normal((max(rows, columns), min(rows, columns))))
-    q = q * np.sign(np.diag(r))
-    return (q if rows >= columns else q.T).reshape(shape)
 
 
 def _schema_out(schema: Schema) -> dict[str, Any]:

@@ -202,7 +202,8 @@ class Trainer:
         scheduled = self.scheduled(step)
         if self.plateau is None:
             return scheduled
-        return max(min(scheduled, self.plateau.least), scheduled * self.plateau.factor**self.place.reductions)
+        least, factor = float(self.plateau.least), float(self.plateau.factor)
+        return max(min(scheduled, least), scheduled * factor**self.place.reductions)
 
     def _watch_plateau(self, record: Mapping[str, Any]) -> None:
         """Count epochs without a better value; reduce the rate when there have been more than `patience`."""
@@ -311,7 +312,7 @@ def train(
         run.require_free()
     program, data = _read(source, root, overrides, max_bytes)
     assert program.train is not None
-    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"))
+    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"), root)
     begun = time.perf_counter()
     with run.alone():
         run.tidy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
+from pathlib import Path
 from statistics import NormalDist
 from types import ModuleType
 from typing import Any
@@ -552,6 +553,33 @@ def test_orthogonal_rows_or_columns_are_orthonormal(layer: str, inputs: str, gai
     matrix = weight.reshape(len(weight), -1) / gain
     product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-6)
+
+
+def test_an_array_of_a_file_is_a_start(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy", reason="safetensors writes the file of this test")
+    random = np.random.default_rng(0)
+    given = {"w": random.normal(size=(3, 4)).astype(np.float32), "b": random.normal(size=4), "broken": np.full(4, np.nan), "ints": np.arange(4)}
+    safetensors.save_file(given, tmp_path / "given.safetensors")
+
+    def model(name: str, bias: str, file: str = "given.safetensors") -> Any:
+        text = f'network(x: float32[3]) {{ return y = x -> dense(4, init=from("{file}", "{name}"), bias_init=from("{file}", "{bias}")) }}'
+        return nnc.compile(text, data_root=tmp_path).init(0)
+
+    found = model("w", "b")
+    np.testing.assert_array_equal(found.parameters["y/dense/weight"], given["w"])
+    np.testing.assert_array_equal(found.parameters["y/dense/bias"], given["b"].astype(np.float32))
+    found.parameters["y/dense/bias"] = np.ones(4)
+    found.save(tmp_path / "model.safetensors")
+    (tmp_path / "given.safetensors").unlink()
+    again = nnc.load(tmp_path / "model.safetensors")  # what training made of it, without the file
+    np.testing.assert_array_equal(again.parameters["y/dense/bias"], 1)
+    np.testing.assert_array_equal(model("y/dense/weight", "y/dense/bias", "model.safetensors").parameters["y/dense/weight"], given["w"])
+    safetensors.save_file(given, tmp_path / "given.safetensors")
+    for weight, bias, said in [("w", "w", "here"), ("w", "c", "it has no `c`"), ("w", "broken", "finite"), ("w", "ints", "finite"), ("b", "b", "here")]:
+        with pytest.raises(nnc.SpecError, match=f"(?s)E512.*{said}"):
+            model(weight, bias)
+    with pytest.raises(nnc.SpecError, match="E401"):
+        model("w", "b", "absent.safetensors")
 
 
 def test_biases_start_at_zero_or_as_told() -> None:

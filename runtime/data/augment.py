@@ -26,7 +26,8 @@ def _sampled(images: Array, rows: Array, columns: Array) -> Array:
     which = np.arange(n)[:, None, None]
     corner = [np.moveaxis(padded[which, :, top + i, left + j], -1, 1) for i in (0, 1) for j in (0, 1)]
     upper, lower = corner[0] + right * (corner[1] - corner[0]), corner[2] + right * (corner[3] - corner[2])
-    return upper + down * (lower - upper)
+    found: Array = upper + down * (lower - upper)
+    return found
 
 
 def _mapped(images: Array, matrices: Array) -> Array:
@@ -72,7 +73,7 @@ def _blurred(field: Array, deviation: float) -> Array:
     for axis in (-1, -2):
         padded = np.pad(field, [(0, 0)] * (field.ndim + axis) + [(reach, reach)] + [(0, 0)] * (-axis - 1), mode="edge")
         length = field.shape[axis]
-        field = sum(w * padded.take(range(i, i + length), axis) for i, w in enumerate(weights))  # type: ignore[assignment]
+        field = np.add.reduce([w * padded.take(range(i, i + length), axis) for i, w in enumerate(weights)])
     return field
 
 
@@ -84,7 +85,8 @@ def _elastic(images: Array, random: np.random.Generator, p: Any) -> Array:
 
 
 def _noise(values: Array, random: np.random.Generator, p: Any) -> Array:
-    return values + (p.std * random.standard_normal(values.shape)).astype(values.dtype)
+    found: Array = values + (p.std * random.standard_normal(values.shape)).astype(values.dtype)
+    return found
 
 
 def _cutout(images: Array, random: np.random.Generator, p: Any) -> Array:
