@@ -21,7 +21,7 @@ from nnc.compiler.training import Target
 from . import solvers
 from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
-from .initial import start
+from .initial import fill
 from .kernels import Randomness
 
 Array = np.ndarray[Any, Any]
@@ -81,7 +81,7 @@ class Model:
         self.variables: dict[str, Array] = {}
         self.known: Mapping[str, Array] = ChainMap(self.variables, self.learned)  # metrics need the way back to a column's units
         self._allocate()
-        start(self.variables, program.inference.parameters.values(), seed, program.experiment.source, root)
+        fill(self.variables, program.inference.parameters.values(), seed, program.experiment.source, root)
         self._targets: dict[str, Target] | None = None
         self._executors: dict[str, Executor] = {}
         self._step: training.Step | None = None
