@@ -79,7 +79,8 @@ def _tables(program: Program) -> None:
         if entry is not None and entry.column.classes is not None and len(entry.column.classes) > rows:
             count = len(entry.column.classes)
             place = next(a for a in program.experiment.network.applications if a.path == value.origin)
-            findings.add("E311", place.span, f"{rows} rows for {count} classes", name=value.origin, notes=[Note(data.names[index.name].span, f"{count} classes")],
+            feeds = Note(data.names[index.name].span, f"{count} classes")
+            findings.add("E311", place.span, f"{rows} rows for {count} classes", name=value.origin, notes=[feeds],
                          help=f"write embedding({count + 1}, ...): a row more is for values that training has not seen")  # fmt: skip
 
 

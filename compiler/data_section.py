@@ -106,7 +106,8 @@ class DataChecker:
         found = []
         for node in nodes:
             if not isinstance(node, syntax.Pipe) or not isinstance(node.first, syntax.Name):
-                self.findings.add("E206", node.span, argument="augment", expected="a list of pipes from data names", help="write [image -> shift(2) -> rotate(10)]")
+                self.findings.add("E206", node.span, argument="augment", expected="a list of pipes from data names",
+                                  help="write [image -> shift(2) -> rotate(10)]")  # fmt: skip
                 continue
             steps = [self.resolver.call(Kind.AUGMENTATION, stage, self.lets) for stage in node.stages]
             if None not in steps:
@@ -155,7 +156,8 @@ class DataChecker:
             return False
         if windowed and ("window" in step.operation.facts or step.operation.extra.get("learns")):
             what = "the second window" if "window" in step.operation.facts else "it learns from rows, and these are windows"
-            self.findings.add("E413", step.span, what, step=step.name, help=f"put {step.name} before the window" if "window" not in step.operation.facts else "keep one")
+            help = "keep one" if "window" in step.operation.facts else f"put {step.name} before the window"
+            self.findings.add("E413", step.span, what, step=step.name, help=help)
             return False
         return True
 

@@ -240,7 +240,8 @@ def trust(graph: Graph, arrays: Mapping[str, Array], rows: Rows, size: int) -> d
                 largest = np.abs(_by_row(near[key])).max(1, initial=0.0)
             largest = np.where(np.isfinite(largest), largest, 0.0)
             most = 1e-3 + 1e-2 * np.maximum(largest, np.median(largest))
-            undecided[rows.real :] |= (rounding[key] > most)[rows.real :]
+            nowhere = np.isnan(_by_row(near[key])).any(1)  # such as ln(1 + x) below -1: an edge row that the spec has no answer for
+            undecided[rows.real :] |= ((rounding[key] > most) | nowhere)[rows.real :]
             limit = np.minimum(allowed[key], most)
         found[name] = Trust(~undecided, limit)
     return found

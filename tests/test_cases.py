@@ -33,6 +33,7 @@ ELSEWHERE = {
     "E511": "test_resume.py",
     "E512": "test_run.py",
     "E513": "test_losses_metrics.py",
+    "E514": "test_commands.py",
     "E515": "test_operations.py",
     "E601": "test_verification.py",
     "E605": "test_verification.py",

@@ -185,7 +185,7 @@ def test_random_networks_leave_as_they_predict(seed: int, tmp_path: Path) -> Non
 # Primitives, also those that no layer needs yet
 
 TRAINING_ALONE = {
-    "conv2d_input_gradient", "conv2d_weight_gradient", "max_pool_gradient", "max_pool_gather", "avg_pool_gradient", "pack", "part", "bernoulli",
+    "conv2d_weight_gradient", "max_pool_gradient", "max_pool_gather", "avg_pool_gradient", "pack", "part", "bernoulli", "normal", "scatter_add",
 }  # fmt: skip
 
 
@@ -427,8 +427,85 @@ def test_the_model_takes_raw_rows_and_gives_what_nnc_predict_gives(precision: st
 
 
 def test_every_data_step_has_a_case() -> None:
-    covered = {step for step in names(Kind.STEP) if f"-> {step}" in PEOPLE or f"-> {step}" in IMAGES}
+    written = (PEOPLE, IMAGES, SERIES, TEXT)
+    covered = {step for step in names(Kind.STEP) if any(f"-> {step}" in spec or f"= {step}()" in spec for spec in written)}
     assert covered == set(names(Kind.STEP))
+
+
+SERIES = """
+network(history: float32[4, 1], flags: float32[3, 3], bucket: int64[2], share: int64[2]) {
+  b = bucket -> embedding(4, 2) -> flatten
+  s = share -> embedding(3, 2) -> flatten
+  return next = concat(history -> lstm(3), flags -> flatten, b, s) -> dense(1)
+}
+data {
+  source  = csv("series.csv")
+  value   = column(value) -> log1p -> clip(0, 5) -> min_max
+  history = value -> window(4)
+  future  = column(value) -> log1p -> standardize -> window(1, offset=4)
+  flags   = column(count) -> bits(3) -> window(3)
+  bucket  = column(value) -> bucketize([2, 5, 10]) -> window(2)
+  share   = column(value) -> bucketize(3) -> window(2)
+  split   = ordered(train=60%, validation=20%, test=20%)
+}
+train { loss = mse(next, future)  optimizer = adam(lr=0.01)  batch = 8  epochs = 2  metrics = [rmse] }
+"""
+
+TEXT = """
+network(text: int64[6]) { return next = text -> embedding(12, 4) -> gru(5, return_sequences=true) -> dense(11) -> softmax }
+data {
+  source = text("letters.txt")
+  chars  = characters()
+  text   = chars -> window(6, stride=6)
+  target = chars -> window(6, stride=6, offset=1)
+  split  = ordered(train=80%, validation=20%)
+}
+train { loss = cross_entropy(next, target)  optimizer = adam(lr=0.01)  batch = 4  epochs = 2  metrics = [perplexity] }
+export { outputs = [next, target] }
+"""
+
+
+def test_a_series_is_prepared_inside_the_file(tmp_path: Path) -> None:
+    """Raw windows in, the next value in the column's units out; the windows of a row stand beside each other."""
+    random = np.random.default_rng(1)
+    values = np.exp(random.normal(1.0, 0.8, 60)).round(3)
+    counts = random.integers(0, 8, 60)
+    (tmp_path / "series.csv").write_text("value,count\n" + "".join(f"{v},{c}\n" for v, c in zip(values, counts, strict=True)))
+    (tmp_path / "series.nn").write_text(SERIES)
+    result = nnc.train(tmp_path / "series.nn", out=tmp_path / "run")
+    raw = result.data.raw
+    start = 7
+    np.testing.assert_allclose(raw["history"][start, :, 0], values[start : start + 4], rtol=1e-6)
+    np.testing.assert_allclose(raw["future"][start, 0, 0], values[start + 4], rtol=1e-6)
+    prepared = result.data.arrays
+    np.testing.assert_array_equal(prepared["flags"][start, 0], [counts[start] >> 2 & 1, counts[start] >> 1 & 1, counts[start] & 1])
+    np.testing.assert_array_equal(prepared["bucket"][start], np.searchsorted([2, 5, 10], values[start : start + 2], side="right"))
+    assert set(np.unique(prepared["share"])) == {0, 1, 2}
+    logs = np.log1p(values[:36])
+    wanted = (np.log1p(values[start + 4]) - logs.mean()) / logs.std()
+    np.testing.assert_allclose(prepared["future"][start, 0, 0], wanted, rtol=1e-5, err_msg="learned on the rows before the cut")
+    assert result.model.export_onnx(tmp_path / "m.onnx", raw)["passed"]
+    (session,) = sessions(tmp_path / "m.onnx")[:1]
+    fed = {i.name: raw[i.name][:5] for i in session.get_inputs()}
+    scaled = result.model.predict({name: prepared[name][:5] for name in fed})["next"]
+    np.testing.assert_allclose(session.run(None, fed)[0], np.expm1(scaled * logs.std() + logs.mean()), rtol=1e-4)
+
+
+def test_a_text_is_prepared_inside_the_file(tmp_path: Path) -> None:
+    """Code points in, characters out."""
+    random = np.random.default_rng(2)
+    text = "".join(random.choice(list("abcdefghij "), 400))
+    (tmp_path / "letters.txt").write_text(text)
+    (tmp_path / "text.nn").write_text(TEXT)
+    result = nnc.train(tmp_path / "text.nn", out=tmp_path / "run")
+    raw = result.data.raw["text"]
+    assert "".join(map(chr, raw[3])) == text[18:24]
+    assert "".join(map(chr, result.data.raw["target"][3])) == text[19:25]
+    assert result.model.export_onnx(tmp_path / "m.onnx", result.data.raw)["passed"]
+    (session,) = sessions(tmp_path / "m.onnx")[:1]
+    chances, decided = session.run(["next", "target"], {"text": raw[:2]})
+    symbols = sorted(set(text))
+    assert decided.tolist() == [[symbols[k] for k in row] for row in chances.argmax(-1)]
 
 
 IMAGES = """
