@@ -12,7 +12,7 @@ from typing import Any
 
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
-from .operation import Bound, Kind, Reference, find
+from .operation import Bound, Kind, Reference, Weighted, find
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
 from .training import Objective
@@ -66,12 +66,26 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     params = train.model_copy(update={"loss": terms, "metrics": metrics})
     before = len(findings.errors)
     objective = Objective(experiment.network, replace(section, params=params), program.inference, known, findings, samples=1)
+    _place_pairs(program, terms, before)
     if len(findings.errors) > before:
         return None
     keys = [metric.key for metric in objective.metrics()]
     if objective.needs_samples() and experiment.outline is None:
         findings.add("E506", section.at("penalty"), "how many training samples are there?", help="add a data section, or give the number as lambda itself")
     return keys if complete and len(findings.errors) == before else None
+
+
+def _place_pairs(program: Program, terms: tuple[Weighted, ...], start: int) -> None:
+    """Say where prediction and target of a loss that was refused come from."""
+    experiment, found = program.experiment, program.findings.found
+    for term in (t.term for t in terms):
+        output = experiment.network.output(term.operands[0].name)
+        target = experiment.data.names.get(term.operands[1].name) if experiment.data is not None else None
+        notes = [Note(output.span, "the prediction")] if output is not None else []
+        notes += [Note(target.span, "the target")] if target is not None else []
+        for index in range(start, len(found)):
+            if found[index].span == term.span and not found[index].notes:
+                found[index] = replace(found[index], notes=tuple(notes))
 
 
 def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -> None:
