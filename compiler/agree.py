@@ -45,7 +45,7 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
 
 def _training(program: Program, section: Section) -> None:
     train: TrainParams = section.params
-    _monitors(program, train, _objective(program, section))
+    _monitors(program, section, _objective(program, section))
     _parts(program, train)
     if not program.findings.errors and not program.bundles:
         program.findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
@@ -88,23 +88,27 @@ def _place_pairs(program: Program, terms: tuple[Weighted, ...], start: int) -> N
                 found[index] = replace(found[index], notes=tuple(notes))
 
 
-def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -> None:
+def _monitors(program: Program, section: Section, metrics: list[str] | None) -> None:
     """What stop and goal watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
+    train: TrainParams = section.params
+    words = {"loss", *(bound.name for bound in train.metrics)}
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
-    if outline is not None and split is None and not outline.sound:
-        return
     shares = {"val": "validation", "test": "test"}
     for bound in (train.stop, train.goal):
         if bound is None:
             continue
         monitor: Reference = bound.params.monitor
         part, _, figure = monitor.name.partition(".")
-        if part not in ("train", *shares) or (metrics is not None and figure not in ("loss", *metrics)):
-            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *(metrics or ()))]
+        word = figure.rpartition(".")[2].partition("(")[0]
+        known = figure in ("loss", *metrics) if metrics is not None else "metrics" in section.failed or word in words
+        if part not in ("train", *shares) or not known:
+            choice = [f"{p}.{m}" for p in ("val", "train") for m in (("loss", *metrics) if metrics is not None else sorted(words))]
             unused = part in ("train", *shares) and find(Kind.METRIC, figure) is not None
             help = f"add `{figure}` to the metrics of the train section" if unused else did_you_mean(monitor.name, choice)
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
+        elif outline is not None and split is None and not outline.sound:
+            continue
         elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],
@@ -113,8 +117,8 @@ def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -
 
 def _parts(program: Program, train: TrainParams) -> None:
     """Groups, and the parts that a start takes, name parameters."""
-    if program.findings.errors:  # a layer that was refused has its parameters missing
-        return
+    if program.experiment.network.failed != frozenset() or None in program.inference.results.values():
+        return  # what was refused has its parameters missing
     paths = program.inference.parameters
     prefixes = {name[:i] for name in paths for i, c in enumerate(name) if c == "/"}
     parts = [bound.params.part for bound in train.groups]

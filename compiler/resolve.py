@@ -203,6 +203,8 @@ class Resolver(Constants):
         named = [name for name, f in fields.items() if f.kw_only]
         label = f"it takes {takes or 'none'} without a name"
         help = f"name it: one of {', '.join(named)}" if named else "leave it out"
+        if operation.kind is Kind.LAYER and operation.name == "linear":  # the activation, which elsewhere is a layer with weights
+            help = f"write dense({self._text(argument.span)}) for a layer with weights"
         self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
 
     def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
