@@ -13,7 +13,7 @@ from typing import Any
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .ir import dims, topological
-from .operation import Bound, Kind, Reference, find
+from .operation import Bound, Kind, Reference, Weighted, find
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
@@ -86,7 +86,7 @@ def _tables(program: Program) -> None:
 
 def _training(program: Program, section: Section) -> None:
     train: TrainParams = section.params
-    _monitors(program, train, _objective(program, section))
+    _monitors(program, section, _objective(program, section))
     _parts(program, train)
     _solver(program, train, section)
     if not program.findings.errors and not program.bundles:
@@ -108,6 +108,7 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     params = train.model_copy(update={"loss": terms, "metrics": metrics})
     before = len(findings.errors)
     objective = Objective(experiment.network, replace(section, params=params), program.inference, known, findings, samples=1)
+    _place_pairs(program, terms, before)
     if len(findings.errors) > before:
         return None
     keys = [metric.key for metric in objective.metrics()]
@@ -116,23 +117,40 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     return keys if complete and len(findings.errors) == before else None
 
 
-def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -> None:
+def _place_pairs(program: Program, terms: tuple[Weighted, ...], start: int) -> None:
+    """Say where prediction and target of a loss that was refused come from."""
+    experiment, found = program.experiment, program.findings.found
+    for term in (t.term for t in terms):
+        output = experiment.network.output(term.operands[0].name)
+        target = experiment.data.names.get(term.operands[1].name) if experiment.data is not None else None
+        notes = [Note(output.span, "the prediction")] if output is not None else []
+        notes += [Note(target.span, "the target")] if target is not None else []
+        for index in range(start, len(found)):
+            if found[index].span == term.span and not found[index].notes:
+                found[index] = replace(found[index], notes=tuple(notes))
+
+
+def _monitors(program: Program, section: Section, metrics: list[str] | None) -> None:
     """What stop and goal watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
+    train: TrainParams = section.params
+    words = {"loss", *(bound.name for bound in train.metrics)}
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
-    if outline is not None and split is None and not outline.sound:
-        return
     shares = {"val": "validation", "test": "test"}
     for bound in (train.stop, train.goal):
         if bound is None:
             continue
         monitor: Reference = bound.params.monitor
         part, _, figure = monitor.name.partition(".")
-        if part not in ("train", *shares) or (metrics is not None and figure not in ("loss", *metrics)):
-            choice = [f"{p}.{m}" for p in ("val", "train") for m in ("loss", *(metrics or ()))]
+        word = figure.rpartition(".")[2].partition("(")[0]
+        known = figure in ("loss", *metrics) if metrics is not None else "metrics" in section.failed or word in words
+        if part not in ("train", *shares) or not known:
+            choice = [f"{p}.{m}" for p in ("val", "train") for m in (("loss", *metrics) if metrics is not None else sorted(words))]
             unused = part in ("train", *shares) and find(Kind.METRIC, figure) is not None
             help = f"add `{figure}` to the metrics of the train section" if unused else did_you_mean(monitor.name, choice)
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
+        elif outline is not None and split is None and not outline.sound:
+            continue
         elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],
@@ -141,8 +159,8 @@ def _monitors(program: Program, train: TrainParams, metrics: list[str] | None) -
 
 def _parts(program: Program, train: TrainParams) -> None:
     """Groups, and the parts that a start takes, name parameters."""
-    if program.findings.errors:  # a layer that was refused has its parameters missing
-        return
+    if program.experiment.network.failed != frozenset() or None in program.inference.results.values():
+        return  # what was refused has its parameters missing
     paths = program.inference.parameters
     prefixes = {name[:i] for name in paths for i, c in enumerate(name) if c == "/"}
     parts = [bound.params.part for bound in train.groups]

@@ -14,13 +14,14 @@ def declared_blocks(file: syntax.File, lets: Scope, findings: Findings) -> dict[
     """The blocks by name; names that are given twice are reported."""
     blocks: dict[str, syntax.Block] = {}
     for block in file.blocks:
-        if introduce(findings, block.name, "block", blocks, lets):
+        if introduce(findings, block.name, "block", {name: b.name.span for name, b in blocks.items()}, lets):
             blocks[block.name.text] = block
-        seen: set[str] = set()
+        seen: dict[str, Span] = {}
         for parameter in block.parameters:
-            if parameter.name.text in seen:
-                findings.add("E209", parameter.name.span, "given before", name=parameter.name.text, help="choose another name")
-            seen.add(parameter.name.text)
+            name = parameter.name.text
+            if name in seen:
+                findings.add("E209", parameter.name.span, "given before", name=name, notes=(Note(seen[name], "given here"),), help="choose another name")
+            seen.setdefault(name, parameter.name.span)
     return blocks
 
 
@@ -32,7 +33,7 @@ def bind_parameters(resolver: Resolver, block: syntax.Block, node: syntax.Name |
     """The scope of one use of a block: arguments, then defaults. None where something is wrong or unknown."""
     findings, name, called = resolver.findings, block.name.text, (Note(block.name.span, "the block"),)
     parameters = {p.name.text: p for p in block.parameters}
-    scope = Scope(parent=lets)
+    scope = Scope(parent=lets, places={name: p.name.span for name, p in parameters.items()})
     sound, meant = True, set[str]()
     for place, argument in enumerate(given):
         if argument.name is None and place >= len(block.parameters):

@@ -97,7 +97,7 @@ class Checker:
     # let
 
     def _lets(self, overrides: Mapping[str, Any]) -> None:
-        known: set[str] = set()
+        known = self.lets.places
         for let in self.file.lets:
             name = let.name.text
             if isinstance(let.value, syntax.Pipe):
@@ -109,7 +109,7 @@ class Checker:
                 value = self._override(name, overrides[name], let)
             if introduce_let(self.findings, let.name, value, known):
                 self.lets.bindings[name] = value
-            known.add(name)
+            known.setdefault(name, let.name.span)
         for name in overrides:
             if name not in known and name not in self.file.broken:
                 self.findings.add("E220", None, name=name, help=did_you_mean(name, known) if known else "the file has no `let`")

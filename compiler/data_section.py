@@ -87,7 +87,9 @@ class DataChecker:
                 self.findings.add("E102", entry.span, "a key has a value", what="`in`", help=f"write {name.text} = ...")
             elif name.text in PLANNED_KEYS["data"]:
                 self.findings.add("E217", name.span, "a key of the language", help="leave it out", what=f"the key `{name.text}` of data")
-            elif (name.text in ("source", "split", "augment") and name.text not in entries) or introduce(self.findings, name, "data name", entries, self.lets):
+            elif (name.text in ("source", "split", "augment") and name.text not in entries) or introduce(
+                self.findings, name, "data name", {n: e.name.span for n, e in entries.items()}, self.lets
+            ):
                 entries[name.text] = entry
         if "source" not in {entry.name.text for entry in section.entries}:
             self.findings.add("E204", section.keyword.span, "give source: where rows come from", operation="data", argument="`source`",

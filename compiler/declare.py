@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 
 from . import syntax
-from .diagnostics import Findings, did_you_mean, suggestion
+from .diagnostics import Findings, Note, did_you_mean, suggestion
 from .experiment import InputTensor
 from .fields import value_words
 from .operation import TABLE, Kind, find
@@ -32,20 +32,22 @@ def is_word(name: str) -> bool:
     return name in value_words() or any(find(kind, name) or name in PLANNED.get(kind, ()) for kind in Kind) or name == "repeat"
 
 
-def introduce(findings: Findings, name: syntax.Identifier, what: str, known: Collection[str], lets: Scope, blocks: Collection[str] = ()) -> bool:
-    """Check a name that a network, a block or a data section gives; whether it is new."""
+def introduce(findings: Findings, name: syntax.Identifier, what: str, known: Mapping[str, Span], lets: Scope, blocks: Mapping[str, Span] | None = None) -> bool:
+    """Check a name that a network, a block or a data section gives; whether it is new. `known` and `blocks` say where others stand."""
     text = name.text
     if text in known:
-        findings.add("E209", name.span, "given before", name=text, help="choose another name")
+        findings.add("E209", name.span, "given before", name=text, notes=(Note(known[text], "given here"),), help="choose another name")
         return False
     step = what == "data name"
     if is_data_step(text) if step else is_layer(text):
         word = "a data step" if step else "a layer or activation"
         findings.add("E210", name.span, f"{_a(what)} may not be called like {word}", name=text, what=word, help=f"call it `{text}_`, or by what it holds")
     elif text in lets.bindings:
-        findings.add("E210", name.span, "nothing but a block's parameter hides a `let`", name=text, what="a `let`", help=f"call it `{text}_`")
-    elif text in blocks:
-        findings.add("E210", name.span, f"{_a(what)} may not be called like a block", name=text, what="a block", help=f"call it `{text}_`")
+        notes = (Note(lets.places[text], "the `let`"),) if text in lets.places else ()
+        findings.add("E210", name.span, "nothing but a block's parameter hides a `let`", name=text, what="a `let`", notes=notes, help=f"call it `{text}_`")
+    elif blocks is not None and text in blocks:
+        findings.add("E210", name.span, f"{_a(what)} may not be called like a block", name=text, what="a block",
+                     notes=(Note(blocks[text], "the block"),), help=f"call it `{text}_`")  # fmt: skip
     return True
 
 
@@ -53,10 +55,10 @@ def _a(what: str) -> str:
     return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
-def introduce_let(findings: Findings, name: syntax.Identifier, value: object, known: Collection[str]) -> bool:
+def introduce_let(findings: Findings, name: syntax.Identifier, value: object, known: Mapping[str, Span]) -> bool:
     """Check the name of a constant; whether it is new."""
     if name.text in known:
-        findings.add("E209", name.span, "given before", name=name.text, help="keep one of them")
+        findings.add("E209", name.span, "given before", name=name.text, notes=(Note(known[name.text], "given here"),), help="keep one of them")
         return False
     # A number called `dropout` harms nobody: its place says what is meant. A word under the name of another word would hide it.
     if name.text in value_words() or (isinstance(value, Deferred) and is_word(name.text)):

@@ -142,11 +142,25 @@ class Findings:
             raise SpecError(sorted(self.errors, key=lambda d: (d.span or Span(0, 0)).start))
 
 
+# What other libraries call it.
+_ELSEWHERE = {
+    "learning_rate": "lr", "filters": "channels", "out_channels": "channels", "kernel_size": "kernel", "pool_size": "window", "out_features": "units",
+    "batch_size": "batch", "num_epochs": "epochs", "max_epochs": "epochs", "p": "rate", "acc": "accuracy", "wd": "weight_decay", "bce": "binary_cross_entropy",
+    "binary_crossentropy": "binary_cross_entropy", "categorical_crossentropy": "cross_entropy", "sparse_categorical_crossentropy": "cross_entropy",
+    "nll": "cross_entropy", "fc": "dense", "linear": "dense", "conv": "conv2d", "normalize": "standardize", "use_bias": "bias", "momentum": "beta",
+    "sgdm": "momentum", "kernel_initializer": "init", "bias_initializer": "bias_init", "kernel_regularizer": "penalty", "callbacks": "stop",
+}  # fmt: skip
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The closest known word to a misspelt one, or the empty string."""
+    """The closest known word to a misspelt one, or to what another library calls it, or the empty string."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, list(known), n=1, cutoff=0.65)
+    known = list(known)
+    meant = _ELSEWHERE.get(name.lower(), "")
+    if meant in known:
+        return meant
+    matches = get_close_matches(name, known, n=1, cutoff=0.65)
     return matches[0] if matches else ""
 
 

@@ -53,6 +53,7 @@ class NetworkChecker:
         self.broken = file.broken
         self.applications: list[Application] = []
         self.blocks = declared_blocks(file, lets, findings)
+        self.block_places = {name: block.name.span for name, block in self.blocks.items()}
         self.used_blocks: set[str] = set()
         self.expansions = 0
 
@@ -61,10 +62,11 @@ class NetworkChecker:
         scope = Scope(parent=self.lets)
         inputs: list[InputTensor] = []
         for given in network.inputs:
-            new = introduce(self.findings, given.name, "input", scope.bindings, self.lets, self.blocks)
+            new = introduce(self.findings, given.name, "input", scope.places, self.lets, self.block_places)
             declared = input_tensor(self.resolver, given, self.lets)
             if not new:
                 continue
+            scope.places[given.name.text] = given.name.span
             scope.bindings[given.name.text] = Tensors((Ref(-1, len(inputs)),)) if declared else UNKNOWN
             if declared is not None:
                 inputs.append(declared)
@@ -119,13 +121,12 @@ class NetworkChecker:
             if isinstance(statement, syntax.Return):
                 results = self._return(statement, scope, at)
                 continue
-            known = set(scope.bindings)
             first = statement.names[0].text
-            value = self._value(statement.value, scope, self._inside(at, f"{first} again" if first in known else first))
+            value = self._value(statement.value, scope, self._inside(at, f"{first} again" if first in scope.places else first))
             for name in statement.names:
-                if not introduce(self.findings, name, "statement", known, self.lets, self.blocks):
+                if not introduce(self.findings, name, "statement", scope.places, self.lets, self.block_places):
                     value = UNKNOWN
-                known.add(name.text)
+                scope.places.setdefault(name.text, name.span)
             self._assign(statement, value, scope)
         if results is None and not self.findings.unreadable_in(span):
             self.findings.add("E223", Span(span.start, span.start + len(what)), f"no `return` in this {what}", what=what,
@@ -152,7 +153,7 @@ class NetworkChecker:
             if result.name is None and len(statement.results) > 1:
                 self.findings.add("E226", result.span, help="write return a = x, b = y")
             if result.name is not None:
-                introduce(self.findings, result.name, "output", {r[0] for r in results} | scope.bindings.keys(), self.lets, self.blocks)
+                introduce(self.findings, result.name, "output", scope.places | {n: s for n, _, s in results}, self.lets, self.block_places)
             value = self._tensors(self._value(result.value, scope, self._inside(at, name)), result.value)
             if isinstance(value, Tensors) and len(value.refs) != 1:
                 several(self.findings, result.value.span, value)

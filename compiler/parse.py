@@ -20,7 +20,7 @@ from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from .. import grammar
 from . import syntax
 from .build import Builder
-from .diagnostics import Findings
+from .diagnostics import Findings, Note
 from .source import Source, Span
 from .syntax import RESERVED as RESERVED
 from .tokens import CLOSING, OPENING, Stop, item_help, span_of, unexpected
@@ -232,7 +232,7 @@ class _Reader:
                     bracket = opened[-1]
                     if not self._was_bad(Span(span_of(bracket).start, span_of(token).end)):
                         self.findings.add("E103", span_of(token), f"`{bracket}` of line {bracket.line} is still open", bracket=str(token),
-                                          help=f"write `{OPENING[bracket.type]}` first")  # fmt: skip
+                                          notes=(Note(span_of(bracket), "opened here"),), help=f"write `{OPENING[bracket.type]}` first")  # fmt: skip
                     return False
                 opened.pop()
         if opened:

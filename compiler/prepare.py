@@ -167,14 +167,20 @@ def _may_shrink(data: Data, name: DataName, prepared: Prepared, wanted: TensorTy
     return (got.dtype, got.shape[:-1]) == (wanted.dtype, wanted.shape[:-1]) and 0 < int(wanted.shape[-1]) < len(values)  # type: ignore[arg-type]
 
 
+def _spoken(kind: TensorType) -> str:
+    """A type as the language writes it: a scalar per sample has no brackets."""
+    return f"{kind.dtype}{dims(kind.shape[1:])}" if kind.rank > 1 else kind.dtype
+
+
 def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:
-    have = f"{got.dtype}{dims(got.shape[1:])}"
+    have = _spoken(got)
     help = f"declare the input as {have}"
     if got.dtype == "string":
         help = "turn the text into classes with `-> category`, or into `-> one_hot`"
     elif got.dtype != wanted.dtype:
-        help = f"add a step such as `-> scale(1/255)`, or declare the input as {have}" if wanted.is_float else f"declare the input as {have}"
+        step = "-> scale(1/255)" if got.dtype == "uint8" else "-> one_hot" if got.dtype == "int64" else "-> category" if wanted.dtype == "int64" else ""
+        help = f"add a step such as `{step}`, or declare the input as {have}" if step else f"declare the input as {have}"
     elif got.rank != wanted.rank and got.size(1) == wanted.size(1):
         help = "add `-> flatten` or `-> reshape([...])`, or declare the input as " + have
-    note = Note(declared.span, f"the input wants {declared.dtype}{dims(wanted.shape[1:])}")
+    note = Note(declared.span, f"the input wants {declared.dtype}{_spoken(wanted).removeprefix(wanted.dtype)}")
     findings.add("E407", span, f"this gives {have}", name=f"`{declared.name}`", help=help, notes=(note,))

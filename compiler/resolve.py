@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from . import syntax
 from .constants import Constants
-from .diagnostics import did_you_mean, suggestion
+from .diagnostics import Note, did_you_mean, suggestion
 from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
 from .ops.planned import PLANNED, PLANNED_ARGUMENTS
@@ -184,7 +184,7 @@ class Resolver(Constants):
                     sound = False
                     continue
             if name in values:
-                self.findings.add("E221", at, "given before", help="keep one of them", argument=name)
+                self.findings.add("E221", at, "given before", notes=(Note(spans[name], "given here"),), help="keep one of them", argument=name)
                 sound = False
                 continue
             value = self._coerce(argument, name, reading_of(operation.params, name)) if name in fields else _plain(argument.value)
@@ -203,6 +203,8 @@ class Resolver(Constants):
         named = [name for name, f in fields.items() if f.kw_only]
         label = f"it takes {takes or 'none'} without a name"
         help = f"name it: one of {', '.join(named)}" if named else "leave it out"
+        if operation.kind is Kind.LAYER and operation.name == "linear":  # the activation, which elsewhere is a layer with weights
+            help = f"write dense({self._text(argument.span)}) for a layer with weights"
         self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
 
     def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:

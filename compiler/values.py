@@ -52,6 +52,7 @@ class Scope:
     bindings: dict[str, Any] = field(default_factory=dict)
     parent: Scope | None = None
     used: set[str] = field(default_factory=set)
+    places: dict[str, Span] = field(default_factory=dict)  # where the names were given
 
     def find(self, name: str) -> Any:
         """The value, marking the name as used; None where there is none."""
