@@ -226,16 +226,6 @@ class Build(Protocol):
     def depends_on_parameters(self, x: Value) -> bool: ...
 
 
-class LossBuild(Protocol):
-    """What a loss may ask for."""
-
-    @property
-    def dtype(self) -> str: ...
-    def balanced(self, target: Column) -> tuple[float, ...]:
-        """n / (classes * rows of the class) for each class of a target, over the training rows."""
-        ...
-
-
 class Rule(Protocol):
     """What an optimiser may ask for while it writes its update."""
 

@@ -7,13 +7,12 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 from __future__ import annotations
 
 from math import log, prod, sqrt
-from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Column, Kind, LossBuild, NoParams, Params, Reference, Refers, operation
+from ..operation import Build, Column, Kind, NoParams, Params, operation
 from ..primitives import root, total, vector
 
 
@@ -78,40 +77,40 @@ def _mean(x: Value) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def quadratic(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def quadratic(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """1/2 ||a - y||^2."""
     d = a - aligned(a, y, "quadratic")
     return _sum(d * d) * 0.5
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mse(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def mse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean (a - y)^2."""
     d = a - aligned(a, y, "mse")
     return _mean(d * d)
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mae(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def mae(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean |a - y|; its slope at a = y is 0."""
     return _mean(apply("absolute", a - aligned(a, y, "mae")))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"}, batch="root")
-def rmse(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def rmse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """The root of the mean of (a - y)^2, taken over the batch."""
     squares: Value = mse(build, a, y, p)
     return squares
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def absolute(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def absolute(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """||a - y||_1."""
     return _sum(apply("absolute", a - aligned(a, y, "absolute")))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def log_cosh(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def log_cosh(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean ln cosh(a - y), as |d| + ln(1 + e^(-2|d|)) - ln 2, which does not overflow."""
     size = apply("absolute", a - aligned(a, y, "log_cosh"))
     return _mean(size + apply("softplus", size * -2.0) - log(2))
@@ -122,20 +121,20 @@ class QuantileParams(Params):
 
 
 @operation(Kind.LOSS, QuantileParams, operands=2, facts={"numeric"})
-def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
+def quantile(build: Build, a: Value, y: Column, p: QuantileParams) -> Value:
     """mean of q (y - a) where y >= a, else (1 - q) (a - y). Source: Koenker and Bassett 1978."""
     d = aligned(a, y, "quantile") - a
     return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def poisson(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def poisson(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
     return _mean(a - aligned(a, y, "poisson") * _ln(a))
 
 
 @operation(Kind.LOSS, operands=2, facts={"numeric"})
-def cosine(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def cosine(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
     target = aligned(a, y, "cosine")
     lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
@@ -143,7 +142,7 @@ def cosine(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"binary"})
-def hinge(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def hinge(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
     return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
@@ -169,14 +168,14 @@ def _ln(a: Value) -> Value:
 
 
 @operation(Kind.LOSS, operands=2, facts={"classes"})
-def kl_divergence(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def kl_divergence(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
     target = _distribution(a, y, "kl_divergence")
     return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
 
 @operation(Kind.LOSS, operands=2, facts={"classes"})
-def hellinger(build: LossBuild, a: Value, y: Column, p: NoParams) -> Value:
+def hellinger(build: Build, a: Value, y: Column, p: NoParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
     The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0.
@@ -196,7 +195,7 @@ class FocalParams(Params):
 
 
 @operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"})
-def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
+def focal(build: Build, a: Value, y: Column, p: FocalParams) -> Value:
     """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
     target = _distribution(a, y, "focal")
     rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
@@ -209,7 +208,7 @@ class HuberParams(Params):
 
 
 @operation(Kind.LOSS, HuberParams, operands=2, facts={"numeric"})
-def huber(build: LossBuild, a: Value, y: Column, p: HuberParams) -> Value:
+def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
     """sum of 1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = a - y. Source: Huber 1964."""
     d = a - aligned(a, y, "huber")
     size = apply("absolute", d)
@@ -218,10 +217,7 @@ def huber(build: LossBuild, a: Value, y: Column, p: HuberParams) -> Value:
 
 
 class ClassParams(Params):
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = Field(
-        None, kw_only=True, description="a weight for each class; balanced: n / (classes * rows of the class), over the training rows"
-    )
-    weights: Annotated[Reference | None, Refers("data")] = Field(None, kw_only=True, description="a data name: a weight for each sample")
+    class_weights: tuple[float, ...] | None = Field(None, kw_only=True, description="a weight for each class")
 
 
 class CrossEntropyParams(ClassParams):
@@ -232,11 +228,11 @@ class BinaryParams(ClassParams):
     positive_weight: float = Field(1.0, gt=0, kw_only=True, description="weight of the term y ln a")
 
 
-def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
+def _by_class(build: Build, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
     """The weight of each class index, or of each element of a binary target; None without class weights."""
     if p.class_weights is None:
         return None
-    given = build.balanced(y) if p.class_weights == "balanced" else p.class_weights
+    given = p.class_weights
     if len(given) != classes:
         raise Refusal("E207", at="class_weights", label=f"{len(given)} weights for {classes} classes", help=f"give {classes} numbers",
                       argument="class_weights", value=f"{len(given)} long", bound=f"{classes} long")  # fmt: skip
@@ -253,7 +249,7 @@ def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: in
 
 
 @operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"})
-def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) -> Value:
+def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> Value:
     """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y. Times the weight of the class.
 
     After softmax the pair becomes the stable log_softmax form.
@@ -277,7 +273,7 @@ def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) 
 
 
 @operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"})
-def binary_cross_entropy(build: LossBuild, a: Value, y: Column, p: BinaryParams) -> Value:
+def binary_cross_entropy(build: Build, a: Value, y: Column, p: BinaryParams) -> Value:
     """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
     target = aligned(a, y, "binary_cross_entropy")
     if y.value.dtype == "int64" and y.classes is not None and len(y.classes) > 2:

@@ -15,8 +15,8 @@ PLANNED: dict[Kind, frozenset[str]] = {
 }
 
 PLANNED_ARGUMENTS: dict[tuple[Kind, str], frozenset[str]] = {
-    (Kind.LOSS, "cross_entropy"): frozenset(("class_weights", "weights")),
-    (Kind.LOSS, "binary_cross_entropy"): frozenset(("class_weights", "positive_weight", "weights")),
+    (Kind.LOSS, "cross_entropy"): frozenset(("weights",)),
+    (Kind.LOSS, "binary_cross_entropy"): frozenset(("weights",)),
 }
 
 PLANNED_KEYS: dict[str, frozenset[str]] = {
