@@ -10,7 +10,6 @@ import csv
 import gzip
 import re
 import struct
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -228,6 +227,8 @@ def npy_header(file: Any, name: str) -> tuple[str, tuple[int, ...]]:
 
 def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """The arrays of an .npz by name, with their declared dtype and shape, checked against the stored bytes."""
+    import zipfile  # takes longer to import than a spec without an .npz takes to check
+
     try:
         with zipfile.ZipFile(path) as archive:
             found: dict[str, tuple[str, tuple[int, ...]]] = {}

@@ -1,11 +1,11 @@
 """The syntax of .nn files. nn.lark is its only definition; tables.json is what lark makes of it, so that a start does not wait for that.
 
-`python -m nnc.grammar` writes the tables anew. They carry the SHA-256 of nn.lark and lark's version: where either differs, they are not used.
+`python -m nnc.grammar` writes the tables anew. They carry the text that they were made from and lark's version: where either differs, they are
+not used.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ TABLES = Path(__file__).with_name("tables.json")
 START = ("item", "pipe")
 
 
-def key(text: str, lark_version: str) -> str:
+def key(text: str, lark_version: str) -> dict[str, str]:
     """What tables depend on."""
-    return f"{hashlib.sha256(text.encode()).hexdigest()} lark {lark_version}"
+    return {"grammar": text, "lark": lark_version}
 
 
 def tables(text: str, lark_version: str) -> dict[str, Any] | None:
@@ -26,7 +26,7 @@ def tables(text: str, lark_version: str) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(TABLES.read_text("ascii"), object_hook=_numbered)
     except (OSError, ValueError):
         return None
-    return content["lark"] if content.get("key") == key(text, lark_version) else None
+    return content["tables"] if content.get("key") == key(text, lark_version) else None
 
 
 def _numbered(pairs: dict[str, Any]) -> dict[Any, Any]:

@@ -13,7 +13,7 @@ def content() -> str:
     text = TEXT.read_text("utf-8")
     made = lark.Lark(text, parser="lalr", lexer="basic", start=list(START), propagate_positions=True)
     data, memo = made.memo_serialize([TerminalDef, Rule])
-    whole = {"key": key(text, lark.__version__), "lark": {"data": data, "memo": memo}}
+    whole = {"key": key(text, lark.__version__), "tables": {"data": data, "memo": memo}}
     return json.dumps(whole, separators=(",", ":"), sort_keys=True) + "\n"
 
 
