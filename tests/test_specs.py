@@ -75,12 +75,17 @@ def test_mnist_mlp(tmp_path: Path) -> None:
     assert np.mean([trained("mnist_mlp.nn", seed, tmp_path, root).figures["test"]["accuracy"] for seed in range(1, 6)]) >= 0.925
 
 
+def test_adult(tmp_path: Path) -> None:
+    """Embeddings, missing categories, a plateau's rate: an AUC of at least 0.90 on the test rows."""
+    result = api.train(SPECS / "adult.nn", out=tmp_path / "adult", data_root=data("adult.csv"))
+    assert result.figures["test"]["auc"] >= 0.90
+    assert result.model.export_onnx(tmp_path / "adult.onnx", {n: raw[:64] for n, raw in result.data.raw.items()})["passed"]
+
+
 @pytest.mark.parametrize("path", sorted(SPECS.glob("*.nn")), ids=lambda p: p.stem)
 def test_every_spec_can_be_checked(path: Path) -> None:
-    """Or says in which words it waits for a later version; nothing else."""
     said = nnc("check", path, "--no-data")
-    assert said.status == (1 if said.errors() else 0)
-    assert set(said.errors()) <= {"E217"}, said.err
+    assert said.status == 0, said.err
 
 
 @pytest.mark.parametrize("name", ["digits", "and_gate"])
