@@ -42,9 +42,10 @@ class Schema:
 
 @dataclass(frozen=True)
 class Files:
-    """The data root of a program."""
+    """A folder whose files may be read: the data root of a program. `otherwise` is what to do where a file is not there."""
 
     root: Path
+    otherwise: str = "give the directory that holds it with --data-root"
 
     def path(self, name: str) -> Path:
         """The file of that name under the root; E409 if it lies elsewhere, E401 if it is not there."""
@@ -58,7 +59,7 @@ class Files:
         if not path.is_file():
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             close = suggestion(path.name, near)
-            help = f"did you mean `{Path(name).with_name(close)}`?" if close else "give the directory that holds it with --data-root"
+            help = f"did you mean `{Path(name).with_name(close)}`?" if close else self.otherwise
             raise Refusal("E401", label=f"looked in {path.parent}", path=name, help=help)
         return path
 

@@ -228,7 +228,7 @@ class BinaryParams(ClassParams):
     positive_weight: float = Field(1.0, gt=0, kw_only=True, description="weight of the term y ln a")
 
 
-def _by_class(build: Build, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
+def _by_class(a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
     """The weight of each class index, or of each element of a binary target; None without class weights."""
     if p.class_weights is None:
         return None
@@ -268,7 +268,7 @@ def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> V
         if p.smoothing:
             target = target * (1 - p.smoothing) + p.smoothing / outputs
         losses = -total(target * log_a, -1)
-    weight = _by_class(build, a, y, p, outputs)
+    weight = _by_class(a, y, p, outputs)
     return _mean(losses if weight is None else losses * weight)
 
 
@@ -281,5 +281,5 @@ def binary_cross_entropy(build: Build, a: Value, y: Column, p: BinaryParams) -> 
                       classes=len(y.classes), outputs=1)  # fmt: skip
     yes, no = target * apply("log", a), (1.0 - target) * apply("log", 1.0 - a)
     losses = -((yes if p.positive_weight == 1 else yes * p.positive_weight) + no)
-    weight = _by_class(build, a, y, p, 2)
+    weight = _by_class(a, y, p, 2)
     return _sum(losses if weight is None else losses * weight)

@@ -27,6 +27,7 @@ from nnc.runtime.model import Model
 from .dataset import Learned, not_finite, prepare_all, prepared_column
 
 CHUNK = 4096
+ROWS_WANTED = "give the path of a file of rows"
 Kinds = Mapping[str, TensorType]
 
 
@@ -95,7 +96,7 @@ def _shaped(name: str, array: Array, kind: TensorType, path: Path) -> Array:
     shape = (len(array), *(d for d in kind.shape[1:] if isinstance(d, int)))
     if array.size != np.prod(shape, dtype=np.int64):
         raise Refusal("E407", name=f"`{name}`", label=f"samples of shape {list(array.shape[1:])}, wanted is {list(shape[1:])}",
-                      help="give rows like those that trained")  # fmt: skip
+                      help="give rows like those that trained; windows are given ready, as an .npz")  # fmt: skip
     if kind.dtype == "string":
         return array.reshape(shape)
     if kind.dtype in ("int64", "uint8", "bool"):
@@ -120,7 +121,7 @@ def _whole(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def _from_npz(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
-    array_schema(npz_members(Files(path.parent).path(path.name)), path.name)
+    array_schema(npz_members(Files(path.parent, ROWS_WANTED).path(path.name)), path.name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -165,7 +166,7 @@ def _from_text(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
     separator = source.params.separator if source is not None and source.name == "csv" else "\t" if path.suffix == ".tsv" else ","
     gone = {"", *(source.params.gone if source is not None and source.name == "csv" else ())}
     header = source.params.header if source is not None and source.name == "csv" else True
-    columns, rows = read_cells(Files(path.parent).path(path.name), separator, header)
+    columns, rows = read_cells(Files(path.parent, ROWS_WANTED).path(path.name), separator, header)
     chosen = {name: _places(model, name, columns, path) for name in names}
     while chunk := list(islice(rows, CHUNK)):
         lines = [line for line, _ in chunk]
