@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nnc.compiler import pipeline, plan
-from nnc.compiler.experiment import Experiment
 from nnc.compiler.schema import Files
 
 from .data.dataset import load
@@ -19,9 +18,11 @@ from .model import Model
 from .train import start_from
 
 
-def _inputs(experiment: Experiment, root: Path) -> dict[str, object]:
+def _inputs(program: pipeline.Program, root: Path) -> dict[str, object]:
     """What a build depends on: the spec, its constants, the files it names, and the versions that compile it."""
-    files = {}
+    experiment = program.experiment
+    drawn = {p.draw.file for p in program.inference.parameters.values() if p.draw.file}
+    files = {name: digest_of(root / name) for name in sorted(drawn) if (root / name).is_file()}
     bounds = [experiment.data.source] if experiment.data is not None else []
     if experiment.train is not None and experiment.train.params.start is not None:
         bounds.append(experiment.train.params.start)
@@ -52,7 +53,7 @@ def _known(target: Path) -> dict[str, Any] | None:
 
 def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -> list[str]:
     """The names of the files written into the target; none where nothing has changed since the last build."""
-    inputs = _inputs(program.experiment, root)
+    inputs = _inputs(program, root)
     manifest = target / "manifest.json"
     known = _known(target)
     try:

@@ -113,7 +113,7 @@ RUNTIME = {
     "run": "files machine model data.dataset",
     "train": "kernels executor files machine model data.dataset data.augment metrics run nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
-    "build": "kernels files machine model data.dataset train nnc.compiler.plan nnc.compiler.schema nnc.compiler.experiment nnc.compiler.pipeline",
+    "build": "kernels files machine model data.dataset train nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
     "doctor": "machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import safetensors.numpy
 from runs import DIGITS, TINY, Said, command, leftovers, nnc, process, refused, write
 
 from nnc import commands
@@ -691,3 +692,14 @@ def test_memory_that_runs_out(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(commands, "summary", without)
     refused(nnc("summary", tiny), "E705", status=3)
+
+
+def test_a_build_depends_on_the_files_that_weights_come_from(tmp_path: Path) -> None:
+    spec = 'network(x: float32[2]) { return y = x -> dense(1, bias=false, init=from("w.safetensors", "w")) }'
+    (tmp_path / "given.nn").write_text(spec)
+    models = []
+    for value in (1.0, 2.0):
+        safetensors.numpy.save_file({"w": np.full((2, 1), value, np.float32)}, tmp_path / "w.safetensors")
+        assert nnc("build", tmp_path / "given.nn", "-o", tmp_path / "out").status == 0
+        models.append((tmp_path / "out" / "given" / "model.onnx").read_bytes())
+    assert models[0] != models[1]
