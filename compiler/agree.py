@@ -98,8 +98,11 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     """Check loss and metrics as far as their parts are known; the names of all figures, or None where some are not known."""
     experiment, findings, train = program.experiment, program.findings, section.params
     known = program.targets() if experiment.data is not None or experiment.outline is None or experiment.outline.sound else {}
+
     def ready(bound: Bound) -> bool:
-        return all(r.name in names for r, names in zip(bound.operands, (set(program.inference.outputs), set(known)), strict=False))
+        weights = getattr(bound.params, "weights", None)
+        named = all(r.name in names for r, names in zip(bound.operands, (set(program.inference.outputs), set(known)), strict=False))
+        return named and (weights is None or weights.name in known)
 
     terms = tuple(term for term in train.loss if ready(term.term))
     complete = "loss" not in section.failed and len(terms) == len(train.loss)

@@ -6,7 +6,7 @@ all independent mistakes of a file come out in one go.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -230,12 +230,26 @@ class Checker:
             if outline is not None and target.name not in outline.names:
                 self.findings.add("E501", target.span, "no name of the data section", what="data name", name=target.name,
                                   help=did_you_mean(target.name, outline.names))  # fmt: skip
+        self._weight_names(network, train.params, outputs or set(), outline)
+
+    def _weight_names(self, network: Network, train: TrainParams, outputs: Set[str], outline: Outline | None) -> None:
+        """Sample weights are a data name of their own: rows that are predicted have none, and nothing changes them on the way."""
+        others = {i.name: "an input of the network" for i in network.inputs}
+        others |= dict.fromkeys(outputs, "an output of the network") | {t.term.operands[1].name: "a target of the loss" for t in train.loss}
+        for weights in train.sample_weights():
+            if weights.name in others:
+                self.findings.add("E517", weights.span, name=weights.name, what=others[weights.name],
+                                  help="give the weights a data name of their own, such as w = column(...)")  # fmt: skip
+            elif outline is not None and weights.name not in outline.names:
+                self.findings.add("E501", weights.span, "no name of the data section", what="data name", name=weights.name,
+                                  help=did_you_mean(weights.name, outline.names))  # fmt: skip
 
     def _data_names(self, network: Network, train: Section | None, outline: Outline, places: Mapping[str, Span]) -> None:
         """Every data name is used; every input is fed; an output and a data name differ."""
         used = {i.name.text for i in self.file.networks[0].inputs} | outline.bases
         for term in train.params.loss if train else ():
             used.add(term.term.operands[1].name)
+        used |= {weights.name for weights in train.params.sample_weights()} if train else set()
         for bound in train.params.metrics if train else ():
             used |= {r.name for r in bound.operands[1:]}
         if outline.split is not None and getattr(outline.split.params, "stratify", None) is not None:

@@ -196,6 +196,14 @@ CODES: dict[str, Code] = {
         all its target rows.
         """,
     ),
+    "E415": Code(
+        "the weights `{name}` are {what}",
+        """
+        A sample's weight says how often it counts: 2 is as if the row stood there twice, 0 as if it were not there. A
+        negative weight would push the prediction away from the target without end, and where no training row has a
+        weight above 0 there is nothing to learn from.
+        """,
+    ),
     "E501": Code(
         "there is no {what} `{name}`",
         """
@@ -320,6 +328,23 @@ CODES: dict[str, Code] = {
         newton, hessian_free, conjugate_gradient and lbfgs compare values of one objective along a line, so every step must
         see the same rows (batch = full) and treat all parameters alike. newton writes down the whole Hessian, n by n
         numbers for n parameters, and solves a system with it: n^3 operations.
+        """,
+    ),
+    "E517": Code(
+        "the weights `{name}` are {what} as well",
+        """
+        Sample weights belong to rows with a target: a row to predict has none, and augmentation must not change them. So they
+        have a data name of their own, which may read the same column:
+
+            exposure = column(exposure) -> standardize
+            w        = column(exposure)
+        """,
+    ),
+    "E518": Code(
+        "the weights `{name}` are not one number a sample",
+        """
+        `weights` multiplies the loss of each sample by a number, so it is a column of numbers, one to a row. For weights that
+        depend on the class alone, write class_weights=[...] or class_weights=balanced.
         """,
     ),
 }

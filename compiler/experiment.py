@@ -123,6 +123,10 @@ class TrainParams(Params):
     start: Annotated[Bound | None, Of(Kind.START)] = Field(None, description="weights to start from")
     groups: tuple[Annotated[Bound, Of(Kind.GROUP)], ...] = Field((), description="rates per part, and frozen parts")
 
+    def sample_weights(self) -> list[Reference]:
+        """The data names that weight samples, as the loss terms name them."""
+        return [term.term.params.weights for term in self.loss if term.term.params.weights is not None]
+
 
 class ExportParams(Params):
     """The keys of an export section."""

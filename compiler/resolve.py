@@ -16,7 +16,7 @@ from .constants import Constants
 from .diagnostics import Note, did_you_mean, suggestion
 from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
-from .ops.planned import PLANNED, PLANNED_ARGUMENTS
+from .ops.planned import PLANNED
 from .source import Span
 from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, a, shown
 
@@ -209,9 +209,6 @@ class Resolver(Constants):
 
     def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
         thing = "key" if operation.name in _SECTIONS else "argument"
-        if name.text in PLANNED_ARGUMENTS.get((operation.kind, operation.name), ()):
-            self.findings.add("E217", name.span, "a word of the language", help="leave it out", what=f"the argument `{name.text}` of {operation.name}")
-            return
         known = list(fields)
         help = did_you_mean(name.text, known) if known else f"`{operation.name}` takes no arguments: leave it out"
         word = argument.value.expression if isinstance(argument.value, Deferred) else None

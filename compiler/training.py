@@ -15,9 +15,9 @@ from .autodiff import gradients
 from .bundles import Bundle, flat_parts, flat_variable, held
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Experiment, Network, Section, TrainParams
-from .ir import Graph, N, TensorType, Value, apply, constant, origin, substitute
+from .ir import Graph, N, TensorType, Value, apply, constant, dims, origin, substitute
 from .lower import Forward, Parameter
-from .operation import Bound, Clock, Column, Sums
+from .operation import Bound, Clock, Column, Reference, Sums
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
 from .primitives import dot, root, total
@@ -91,7 +91,7 @@ def free_targets(train: TrainParams, forward: Forward) -> dict[str, Target]:
             targets.setdefault(target.name, Target("int64", shape[:-1]))
         else:
             targets.setdefault(target.name, Target(forward.dtype, shape))
-    return targets
+    return targets | {weights.name: Target(forward.dtype, ()) for weights in train.sample_weights()}
 
 
 class Objective:
@@ -118,6 +118,7 @@ class Objective:
         for term in self.params.loss:
             bound = term.term
             prediction, target = bound.operands
+            weights: Reference | None = bound.params.weights
             output = self.forward.outputs.get(prediction.name)
             if self.network.output(prediction.name) is None:
                 names = [o.name for o in self.network.outputs]
@@ -125,15 +126,28 @@ class Objective:
             elif target.name not in self.columns:
                 self.findings.add("E501", target.span, "no data name", what="data name", name=target.name,
                                   help=did_you_mean(target.name, self.columns))  # fmt: skip
+            elif weights is not None and weights.name not in self.columns:
+                self.findings.add("E501", weights.span, "no data name", what="data name", name=weights.name, help=did_you_mean(weights.name, self.columns))
             elif output is not None:
                 try:
                     with origin(f"loss/{bound.name}"):
                         each = bound.operation.function(self, output, self.columns[target.name], bound.params)
+                        each = each if weights is None else each * self._weights(weights)
                         found.append((term.weight, each, bound.operation.extra.get("batch") == "root"))
                 except Refusal as refusal:
                     at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
                     self.findings.add_refusal(refusal, at or bound.span)
         return found
+
+    def _weights(self, name: Reference) -> Value:
+        """One number a sample, in the dtype of the losses."""
+        column = self.columns[name.name]
+        kind = column.value.type
+        if kind.dtype == "string" or column.classes is not None or kind.size(1) != 1:
+            held = "classes" if column.classes is not None else f"{kind.dtype}{dims(kind.shape[1:])}"
+            raise Refusal("E518", at="weights", label=f"it holds {held}", name=name.name, help="give one number column, such as column(w)")
+        value = column.value if kind.dtype == self.dtype else apply("cast", column.value, dtype=self.dtype)
+        return value if value.shape == (N,) else apply("reshape", value, shape=(N,))
 
     @property
     def complete(self) -> bool:

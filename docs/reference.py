@@ -44,7 +44,7 @@ def arguments(params: type[Params]) -> list[str]:
         if marker is None:
             takes = describe(info.annotation)
         else:
-            what = f"a {marker.kind.value}" if hasattr(marker, "kind") else f"the name of a {marker.to}"
+            what = f"a {marker.kind.value}" if hasattr(marker, "kind") else "a data name" if marker.to == "data" else f"the name of a {marker.to}"
             takes = f"a list, each {what}" if tuple_of_marked(info) else what
         default = "" if info.is_required() or info.default in (None, ()) else f", default {_shown(info.default)}"
         needed = ", required" if info.is_required() else ""

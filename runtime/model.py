@@ -133,7 +133,10 @@ class Model:
         if self.program.experiment.data is not None:
             return
         wanted = self.program.targets()
+        weights = {w.name for w in self.program.train.sample_weights()} if self.program.train is not None else set()
         for name, target in wanted.items():
+            if name in weights:
+                continue  # always one number a sample
             array = batch[name]
             dtype = "int64" if array.dtype.kind in "iub" else self.program.dtype
             wanted[name] = Target(dtype, array.shape[1:], target.classes, target.inverse)
@@ -151,7 +154,8 @@ class Model:
         if targets:
             if self.program.train is None:
                 self._refuse("the spec has no train section", "add `train { loss = ... }`")
-            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared]
+            weights = list(dict.fromkeys(w.name for w in self.program.train.sample_weights()))
+            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared] + weights
         batch: dict[str, Array] = {}
         rows: int | None = None
         for name in wanted:
@@ -170,7 +174,7 @@ class Model:
             if rows is not None and len(array) != rows:
                 self._refuse(f"`{name}` has {len(array)} samples, `{wanted[0]}` {rows}", "give every array the same first axis")
             rows = len(array)
-            batch[name] = array
+            batch[name] = self._weights(name, array) if targets and name in weights else array
         if not rows:
             self._refuse("it holds no sample", "give at least one")
         if targets:
@@ -184,6 +188,17 @@ class Model:
         if dtype == "int64" and array.dtype.kind == "f":
             self._refuse(f"`{name}` holds floats, declared is int64", "cast it with astype(np.int64)")
         return array
+
+    def _weights(self, name: str, array: Array) -> Array:
+        """Sample weights: one number a sample, none below 0."""
+        if array.size != len(array):
+            self._refuse(f"`{name}` has samples of shape {list(array.shape[1:])}, weights are one number each", "give one weight a sample")
+        flat = array.reshape(len(array))
+        wrong = ~(np.isfinite(flat) & (flat >= 0))
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            self._refuse(f"`{name}` holds {flat[row]:g} in row {row}", "weights are finite and not below 0")
+        return flat if self.program.experiment.data is None else flat.reshape(len(flat), *self.program.targets()[name].shape)
 
     def _check_targets(self, batch: dict[str, Array]) -> None:
         train = self.program.train

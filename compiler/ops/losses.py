@@ -1,5 +1,9 @@
 """Losses per sample; the loss of a batch is their mean. `a` is the prediction, `y` the target.
 
+With `weights` it is 1/n sum_i w_i loss_i, n the number of samples: a weight is how often a sample counts, whoever shares its batch, and
+the sums over a split do not depend on how it is cut. Keras divides by n too; torch's cross_entropy and scikit-learn divide by the sum of the weights,
+which is the same where their mean is 1.
+
 Prediction and target must have equal shapes after axes of length 1 are dropped; nothing broadcasts. cross_entropy works on
 the last axis, which an index target lacks, and averages over other axes; the others sum or average over a sample.
 """
@@ -7,13 +11,24 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 from __future__ import annotations
 
 from math import log, prod, sqrt
+from typing import Annotated
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Build, Column, Kind, NoParams, Params, operation
+from ..operation import Build, Column, Kind, Params, Reference, Refers, operation
 from ..primitives import root, total, vector
+
+
+class LossParams(Params):
+    """What every loss takes."""
+
+    weights: Annotated[Reference | None, Refers("data")] = Field(
+        None,
+        kw_only=True,
+        description="w_i >= 0 of each sample i: the loss of n samples is 1/n sum w_i loss_i, as in Keras; torch and scikit-learn divide by sum w_i",
+    )
 
 
 def squeezed(shape: Shape) -> Shape:
@@ -76,47 +91,47 @@ def _mean(x: Value) -> Value:
     return _sum(x) if count == 1 else _sum(x) * (1 / count)
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def quadratic(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def quadratic(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """1/2 ||a - y||^2."""
     d = a - aligned(a, y, "quadratic")
     return _sum(d * d) * 0.5
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def mse(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """mean (a - y)^2."""
     d = a - aligned(a, y, "mse")
     return _mean(d * d)
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def mae(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def mae(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """mean |a - y|; its slope at a = y is 0."""
     return _mean(apply("absolute", a - aligned(a, y, "mae")))
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"}, batch="root")
-def rmse(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"}, batch="root")
+def rmse(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """The root of the mean of (a - y)^2, taken over the batch."""
     squares: Value = mse(build, a, y, p)
     return squares
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def absolute(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def absolute(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """||a - y||_1."""
     return _sum(apply("absolute", a - aligned(a, y, "absolute")))
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def log_cosh(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def log_cosh(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """mean ln cosh(a - y), as |d| + ln(1 + e^(-2|d|)) - ln 2, which does not overflow."""
     size = apply("absolute", a - aligned(a, y, "log_cosh"))
     return _mean(size + apply("softplus", size * -2.0) - log(2))
 
 
-class QuantileParams(Params):
+class QuantileParams(LossParams):
     q: float = Field(0.5, gt=0, lt=1, description="the quantile that the prediction stands for")
 
 
@@ -127,22 +142,22 @@ def quantile(build: Build, a: Value, y: Column, p: QuantileParams) -> Value:
     return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def poisson(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def poisson(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
     return _mean(a - aligned(a, y, "poisson") * _ln(a))
 
 
-@operation(Kind.LOSS, operands=2, facts={"numeric"})
-def cosine(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+def cosine(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
     target = aligned(a, y, "cosine")
     lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
     return 1.0 - _sum(a * target) / lengths
 
 
-@operation(Kind.LOSS, operands=2, facts={"binary"})
-def hinge(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"binary"})
+def hinge(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
     return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
@@ -167,15 +182,15 @@ def _ln(a: Value) -> Value:
     return apply("log", apply("maximum", a, constant(_tiny(a.dtype), a.dtype)))
 
 
-@operation(Kind.LOSS, operands=2, facts={"classes"})
-def kl_divergence(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
+def kl_divergence(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
     target = _distribution(a, y, "kl_divergence")
     return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
 
-@operation(Kind.LOSS, operands=2, facts={"classes"})
-def hellinger(build: Build, a: Value, y: Column, p: NoParams) -> Value:
+@operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
+def hellinger(build: Build, a: Value, y: Column, p: LossParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
     The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0.
@@ -190,7 +205,7 @@ def _finite_root(x: Value) -> Value:
     return apply("where", apply("greater", x, edge), apply("sqrt", apply("maximum", x, edge)), x * 1e6)
 
 
-class FocalParams(Params):
+class FocalParams(LossParams):
     gamma: float = Field(2.0, ge=0, description="how much well-classified samples are discounted")
 
 
@@ -203,7 +218,7 @@ def focal(build: Build, a: Value, y: Column, p: FocalParams) -> Value:
     return _mean(-total(target * discount * _ln(a), -1))
 
 
-class HuberParams(Params):
+class HuberParams(LossParams):
     delta: float = Field(1.0, gt=0, description="where the square turns into a line")
 
 
@@ -216,7 +231,7 @@ def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
     return _sum(apply("where", inside, d * d * 0.5, (size - p.delta / 2) * p.delta))
 
 
-class ClassParams(Params):
+class ClassParams(LossParams):
     class_weights: tuple[float, ...] | None = Field(None, kw_only=True, description="a weight for each class")
 
 

@@ -14,11 +14,6 @@ PLANNED: dict[Kind, frozenset[str]] = {
     Kind.QUANTISATION: frozenset(("int8", "float16")),
 }
 
-PLANNED_ARGUMENTS: dict[tuple[Kind, str], frozenset[str]] = {
-    (Kind.LOSS, "cross_entropy"): frozenset(("weights",)),
-    (Kind.LOSS, "binary_cross_entropy"): frozenset(("weights",)),
-}
-
 PLANNED_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(),
     "train": frozenset(("ensemble",)),

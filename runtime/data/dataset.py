@@ -155,6 +155,10 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         findings.stop_on_errors()
         raise
     arrays = prepare_all(experiment, data, program.dtype, raws, table.row_name, learned, findings)
+    for name in {w.name: None for w in experiment.train.params.sample_weights()} if experiment.train is not None else ():
+        if not arrays[name][splits["train"]].any():
+            findings.add("E415", data.names[name].span, "in all training rows", name=name, what="all 0", help="give some training row a weight above 0")
+    findings.stop_on_errors()
     known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
     return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
 
@@ -196,6 +200,7 @@ def prepare_all(
 ) -> dict[str, Array]:
     """Every data name for the given raw rows; E405 or E406 names a row whose values do not fit."""
     inputs = {i.name for i in experiment.network.inputs}
+    weights = {w.name for w in experiment.train.params.sample_weights()} if experiment.train is not None else set()
     arrays = {}
     for name, raw in raws.items():
         entry = data.names[name]
@@ -203,6 +208,11 @@ def prepare_all(
         found = not_finite(array, entry.columns, row_name) if array.dtype.kind == "f" else None
         if found is not None:
             findings.add("E405", entry.span, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
+        below = (array.reshape(len(array), -1) < 0).any(axis=1) if name in weights else np.zeros(0, bool)
+        if below.any():
+            first = int(np.argmax(below))
+            findings.add("E415", entry.span, f"{array[first].min():g} in {row_name(first)}", name=name, what="below 0",
+                         help="use 0 for rows that shall not count")  # fmt: skip
         classes = prepare(data, entry, dtype, learned.classes).column.classes
         if name not in inputs and classes is not None:
             row = _unseen(array, len(classes))
