@@ -13,11 +13,11 @@ from typing import Any
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .ir import dims, topological
+from .objective import Objective
 from .operation import Bound, Kind, Reference, Weighted, find
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
-from .training import Objective
 
 
 def check_agreement(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
@@ -117,6 +117,9 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     keys = [metric.key for metric in objective.metrics()]
     if objective.needs_samples() and experiment.outline is None:
         findings.add("E506", section.at("penalty"), "how many training samples are there?", help="add a data section, or give the number as lambda itself")
+    for term in terms:
+        if getattr(term.term.params, "class_weights", None) == "balanced" and experiment.outline is None:
+            findings.add("E519", term.term.spans["class_weights"], "which rows train?", help="add a data section, or give a list: class_weights=[1, 5]")
     return keys if complete and len(findings.errors) == before else None
 
 

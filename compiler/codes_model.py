@@ -347,4 +347,11 @@ CODES: dict[str, Code] = {
         depend on the class alone, write class_weights=[...] or class_weights=balanced.
         """,
     ),
+    "E519": Code(
+        "balanced class weights count training rows, and there is no data section",
+        """
+        class_weights=balanced gives class c the weight rows / (classes * rows of c), counted over the training split, which
+        only a data section has. Without one, count them where the batches come from and write a list.
+        """,
+    ),
 }

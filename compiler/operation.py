@@ -226,6 +226,16 @@ class Build(Protocol):
     def depends_on_parameters(self, x: Value) -> bool: ...
 
 
+class LossBuild(Protocol):
+    """What a loss may ask for."""
+
+    @property
+    def dtype(self) -> str: ...
+    def learned(self, role: str, shape: Shape) -> Value:
+        """An array that the training rows decide; the model keeps it."""
+        ...
+
+
 class Rule(Protocol):
     """What an optimiser may ask for while it writes its update."""
 

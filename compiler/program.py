@@ -8,16 +8,17 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from . import bundles, training
+from . import bundles, objective, training
 from .bundles import Bundle
 from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
 from .ir import ITEM_BYTES, Graph
 from .lower import Forward, lower
+from .objective import Balance, Objective, Target
 from .passes import optimised
 from .plan import plan
 from .prepare import Prepared
-from .training import Evaluation, Objective, Step, Target
+from .training import Evaluation, Step
 
 
 @dataclass
@@ -67,7 +68,7 @@ class Program:
             value = entry.column.value
             found[name] = Target(value.dtype, tuple(d for d in value.shape[1:] if isinstance(d, int)), entry.column.classes, entry.inverse)
         if self.experiment.data is None:
-            found |= training.free_targets(self.train, self.inference)
+            found |= objective.free_targets(self.train, self.inference)
         return found
 
     def objective(self, forward: Forward, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Objective:
@@ -97,12 +98,16 @@ class Program:
         return training.product_graph(self.objective(self.training_forward, targets, samples), self.bundles[0])
 
     def needs_data(self) -> bool:
-        """Whether a model of this program depends on rows: on what a data step learns, or on how many rows train."""
+        """Whether a model of this program depends on rows: on what a data step or a loss learns, or on how many rows train."""
         data = self.experiment.data
         if data is None:
             return False
         learns = any(step.bound.operation.extra.get("learns") for name in data.names.values() for step in name.steps)
-        return learns or (self.train is not None and self.objective(self.inference, samples=1).needs_samples())
+        return learns or bool(self.balances) or (self.train is not None and self.objective(self.inference, samples=1).needs_samples())
+
+    @property
+    def balances(self) -> list[Balance]:
+        return [] if self.train is None else objective.balances(self.train, self.inference)
 
     @property
     def parameter_bytes(self) -> int:

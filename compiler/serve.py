@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from .diagnostics import Findings
 from .ir import Graph, Value, origin, substitute
 from .lower import lower
+from .objective import pairs
 from .passes import optimised
 from .prepare import decision, prepare
 from .program import Program
-from .training import pairs
 
 
 def serving_graph(program: Program, outputs: Sequence[str] = (), *, decisions: bool = False, dtype: str = "float32") -> Graph:

@@ -27,7 +27,7 @@ class Program:
     def init(self, seed: int | None = None) -> Model:
         """Parameters and optimiser state; the seed of the train section when none is given.
 
-        The data is read only if something depends on it: a step that learns, or a penalty scaled by the number of samples.
+        The data is read only if something depends on it: a step that learns, balanced class weights, or a penalty scaled by the number of samples.
         """
         from .runtime.model import Model
 

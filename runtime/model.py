@@ -13,10 +13,10 @@ import numpy as np
 from nnc.compiler import pipeline, training
 from nnc.compiler.diagnostics import Findings, SpecError
 from nnc.compiler.ir import Graph, concrete
+from nnc.compiler.objective import Target, pairs
 from nnc.compiler.schema import ColumnSchema, Schema
 from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
-from nnc.compiler.training import Target
 
 from . import solvers
 from .executor import Arena, Executor, Program
@@ -155,7 +155,7 @@ class Model:
             if self.program.train is None:
                 self._refuse("the spec has no train section", "add `train { loss = ... }`")
             weights = list(dict.fromkeys(w.name for w in self.program.train.sample_weights()))
-            wanted += [t for _, t in training.pairs(self.program.train) if t not in declared] + weights
+            wanted += [t for _, t in pairs(self.program.train) if t not in declared] + weights
         batch: dict[str, Array] = {}
         rows: int | None = None
         for name in wanted:
@@ -205,7 +205,7 @@ class Model:
         assert train is not None
         known = self.program.targets()
         data = self.program.experiment.data
-        for prediction, name in training.pairs(train):
+        for prediction, name in pairs(train):
             array = batch[name]
             if data is not None:
                 target = known[name]
@@ -421,10 +421,12 @@ def load_with(path: Path) -> tuple[Model, dict[str, Any]]:
 
 
 def _check_learned(program: pipeline.Program, learned: Mapping[str, Array]) -> None:
-    """ValueError where an array that a data step learned is missing or has another shape."""
+    """ValueError where an array that a data step or a loss learned is missing or has another shape."""
+    wanted: dict[str, tuple[int, ...]] = {balance.name: (balance.classes,) for balance in program.balances}
     for prepared in program.prepared.values():
-        for name, value in Graph({"column": prepared.column.value}).leaves("variable").items():
-            if name not in learned or learned[name].shape != value.type.shape:
-                raise ValueError(f"`{name}` is not what the spec makes it")
+        wanted |= {name: concrete(value.shape, 1) for name, value in Graph({"column": prepared.column.value}).leaves("variable").items()}
+    for name, shape in wanted.items():
+        if name not in learned or learned[name].shape != shape:
+            raise ValueError(f"`{name}` is not what the spec makes it")
 
 

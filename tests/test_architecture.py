@@ -77,12 +77,13 @@ COMPILER = {
     "lower": "source diagnostics ir operation experiment",
     "prepare": "source diagnostics ir operation experiment",
     "bundles": "ir lower",
-    "training": "diagnostics ir primitives autodiff passes passes.stable operation experiment lower bundles",
-    "program": "diagnostics ir passes plan experiment lower prepare bundles training",
-    "agree": "diagnostics ir operation ops.solvers experiment prepare training program",
+    "objective": "diagnostics ir primitives operation experiment lower",
+    "training": "ir primitives autodiff passes passes.stable operation experiment lower bundles objective",
+    "program": "diagnostics ir passes plan experiment lower prepare bundles objective training",
+    "agree": "diagnostics ir operation ops.solvers experiment prepare objective program",
     "advice": "diagnostics operation experiment program",
     "cost": "ir experiment program",
-    "serve": "diagnostics ir passes lower prepare training program",
+    "serve": "diagnostics ir passes lower prepare objective program",
     "pipeline": "source diagnostics parse schema check lower program agree advice",
 }
 RUNTIME = {
@@ -99,7 +100,7 @@ RUNTIME = {
     "nnc.compiler.experiment",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
-    "nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
+    "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "data.fit": "",
     "data.sources": "nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment",

@@ -134,3 +134,75 @@ train { loss = mse(y, t, weights=w)  optimizer = sgd(lr=%r)  batch = full  epoch
         found.append(api.train(write(tmp_path / f"{name}.nn", text % (*listed, lr)), out=tmp_path / name).model)
     for name, array in found[0].parameters.items():
         np.testing.assert_allclose(array, found[1].parameters[name], rtol=1e-10, err_msg=name)
+
+
+# Balanced class weights
+
+
+BALANCED = TABLE.replace("weights=w", "class_weights=balanced").replace("  w = column(w)\n", "")
+
+
+def test_balanced_weights_count_the_training_rows_and_stay_with_the_model(tmp_path: Path) -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    x, k, _ = rows(tmp_path)
+    assert len(set(k[:45])) == 3
+    result = api.train(write(tmp_path / "a.nn", BALANCED), out=tmp_path / "run")
+    table = compute_class_weight("balanced", classes=np.array(list("abc")), y=np.array(k[:45]))
+    index = np.array(["abc".index(c) for c in k])
+    each = table[index] * -np.log(result.model.predict({"x": x[:, None]})["p"][np.arange(60), index])
+    assert result.figures["train"]["loss"] == pytest.approx(float(each[:45].mean()), rel=1e-9)
+    assert result.figures["test"]["loss"] == pytest.approx(float(each[45:].mean()), rel=1e-9)
+    loaded = api.load(tmp_path / "run" / "last.safetensors")
+    assert loaded.loss({"x": x[45:, None], "k": index[45:]}) == pytest.approx(float(each[45:].mean()), rel=1e-9)
+    assert loaded.program.experiment.data is not None
+    write(tmp_path / "few.csv", "x,k\n0.5,c\n")
+    said = nnc("eval", tmp_path / "run", "--data", tmp_path / "few.csv", "--format", "json")
+    p = result.model.predict({"x": np.array([[0.5]])})["p"]
+    assert next(iter(json.loads(said.out).values()))["loss"] == pytest.approx(float(table[2] * -np.log(p[0, 2])), rel=1e-9)
+    fresh = api.compile(tmp_path / "a.nn").init()
+    first = fresh.predict({"x": x[:1, None]})["p"][0, index[0]]
+    assert fresh.loss({"x": x[:1, None], "k": index[:1]}) == pytest.approx(float(table[index[0]] * -np.log(first)))
+    check_gradients(fresh, {"x": x[:7, None], "k": index[:7]})
+
+
+def test_a_balanced_loss_is_the_one_of_the_list_it_stands_for(tmp_path: Path) -> None:
+    """Indices, one-hot rows, and 0s and 1s: the figures of `balanced` are those of the weights written down."""
+    rows(tmp_path)
+    text = (tmp_path / "rows.csv").read_text("utf-8").splitlines()[1:46]
+    share = {c: 45 / (3 * sum(f",{c}," in line for line in text)) for c in "abc"}
+    listed = ", ".join(repr(share[c]) for c in "abc")
+    one_hot = BALANCED.replace("category(", "one_hot(")
+    forms = {
+        "index": (BALANCED, listed),
+        "one_hot": (one_hot, listed),
+        "binary": (one_hot.replace("softmax", "sigmoid").replace("cross_entropy", "binary_cross_entropy"), f"{135 / (2 * 90)!r}, {135 / (2 * 45)!r}"),
+    }
+    for name, (spec_text, weights) in forms.items():
+        found = []
+        for kind, form in (("balanced", spec_text), ("list", spec_text.replace("balanced", f"[{weights}]"))):
+            found.append(api.train(write(tmp_path / f"{name}_{kind}.nn", form), out=tmp_path / f"{name}_{kind}").figures)
+        for split in ("train", "test"):
+            assert found[0][split]["loss"] == pytest.approx(found[1][split]["loss"], rel=1e-9), name
+
+
+def test_a_class_without_training_rows_weighs_one(tmp_path: Path) -> None:
+    text = """
+network(x: float32[1]) { return p = x -> dense(3) -> softmax }
+data { source = table(x=[1, 2, 3, 4], k=["a", "a", "b", "c"])  x = column(x)  k = column(k) -> category(["a", "b", "c"])  split = ordered(train=75%, test=25%) }
+train { loss = cross_entropy(p, k, class_weights=balanced)  optimizer = sgd(lr=0.1)  batch = 3  epochs = 1 }
+"""
+    model = api.train(write(tmp_path / "a.nn", text), out=tmp_path / "run").model
+    np.testing.assert_allclose(model.learned["data/k/loss_0/class_weights"], [0.75, 1.5, 1.0])
+
+
+def test_a_file_without_the_class_weights_is_damaged(tmp_path: Path) -> None:
+    from nnc.runtime.files import read_arrays, write_arrays
+
+    rows(tmp_path)
+    model = api.compile(write(tmp_path / "a.nn", BALANCED)).init()
+    model.save(tmp_path / "m.safetensors")
+    arrays, about = read_arrays(tmp_path / "m.safetensors")
+    write_arrays(tmp_path / "m.safetensors", {name: a for name, a in arrays.items() if "class_weights" not in name}, about)
+    with pytest.raises(api.SpecError, match="E702"):
+        api.load(tmp_path / "m.safetensors")

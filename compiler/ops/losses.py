@@ -11,13 +11,13 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 from __future__ import annotations
 
 from math import log, prod, sqrt
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Build, Column, Kind, Params, Reference, Refers, operation
+from ..operation import Column, Kind, LossBuild, Params, Reference, Refers, operation
 from ..primitives import root, total, vector
 
 
@@ -92,40 +92,40 @@ def _mean(x: Value) -> Value:
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def quadratic(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def quadratic(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """1/2 ||a - y||^2."""
     d = a - aligned(a, y, "quadratic")
     return _sum(d * d) * 0.5
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def mse(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def mse(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean (a - y)^2."""
     d = a - aligned(a, y, "mse")
     return _mean(d * d)
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def mae(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def mae(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean |a - y|; its slope at a = y is 0."""
     return _mean(apply("absolute", a - aligned(a, y, "mae")))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"}, batch="root")
-def rmse(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def rmse(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """The root of the mean of (a - y)^2, taken over the batch."""
     squares: Value = mse(build, a, y, p)
     return squares
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def absolute(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def absolute(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """||a - y||_1."""
     return _sum(apply("absolute", a - aligned(a, y, "absolute")))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def log_cosh(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def log_cosh(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean ln cosh(a - y), as |d| + ln(1 + e^(-2|d|)) - ln 2, which does not overflow."""
     size = apply("absolute", a - aligned(a, y, "log_cosh"))
     return _mean(size + apply("softplus", size * -2.0) - log(2))
@@ -136,20 +136,20 @@ class QuantileParams(LossParams):
 
 
 @operation(Kind.LOSS, QuantileParams, operands=2, facts={"numeric"})
-def quantile(build: Build, a: Value, y: Column, p: QuantileParams) -> Value:
+def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
     """mean of q (y - a) where y >= a, else (1 - q) (a - y). Source: Koenker and Bassett 1978."""
     d = aligned(a, y, "quantile") - a
     return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def poisson(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def poisson(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
     return _mean(a - aligned(a, y, "poisson") * _ln(a))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
-def cosine(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def cosine(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
     target = aligned(a, y, "cosine")
     lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
@@ -157,7 +157,7 @@ def cosine(build: Build, a: Value, y: Column, p: LossParams) -> Value:
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"binary"})
-def hinge(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def hinge(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
     return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
@@ -183,14 +183,14 @@ def _ln(a: Value) -> Value:
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
-def kl_divergence(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def kl_divergence(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
     target = _distribution(a, y, "kl_divergence")
     return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
-def hellinger(build: Build, a: Value, y: Column, p: LossParams) -> Value:
+def hellinger(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
     The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0.
@@ -210,7 +210,7 @@ class FocalParams(LossParams):
 
 
 @operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"})
-def focal(build: Build, a: Value, y: Column, p: FocalParams) -> Value:
+def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
     """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
     target = _distribution(a, y, "focal")
     rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
@@ -223,7 +223,7 @@ class HuberParams(LossParams):
 
 
 @operation(Kind.LOSS, HuberParams, operands=2, facts={"numeric"})
-def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
+def huber(build: LossBuild, a: Value, y: Column, p: HuberParams) -> Value:
     """sum of 1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = a - y. Source: Huber 1964."""
     d = a - aligned(a, y, "huber")
     size = apply("absolute", d)
@@ -232,7 +232,12 @@ def huber(build: Build, a: Value, y: Column, p: HuberParams) -> Value:
 
 
 class ClassParams(LossParams):
-    class_weights: tuple[float, ...] | None = Field(None, kw_only=True, description="a weight for each class")
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = Field(
+        None,
+        kw_only=True,
+        description="a weight for each class; balanced: rows / (classes * rows of the class) over the training split, as scikit-learn has it, "
+        "1 for a class without training rows, which is not counted",
+    )
 
 
 class CrossEntropyParams(ClassParams):
@@ -243,28 +248,32 @@ class BinaryParams(ClassParams):
     positive_weight: float = Field(1.0, gt=0, kw_only=True, description="weight of the term y ln a")
 
 
-def _by_class(a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
+def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: int) -> Value | None:
     """The weight of each class index, or of each element of a binary target; None without class weights."""
     if p.class_weights is None:
         return None
-    given = p.class_weights
+    table = build.learned("class_weights", (classes,)) if p.class_weights == "balanced" else vector(_checked(p.class_weights, classes), a.dtype)
+    if isinstance(p, BinaryParams):
+        first, second = (apply("slice", table, axis=0, start=i, stop=i + 1) for i in range(2))
+        return aligned(a, y, "binary_cross_entropy") * (second - first) + first
+    if is_index(a, y):
+        return apply("gather", table, _class_index(a, y))
+    return total(aligned(a, y, "cross_entropy") * table, -1)
+
+
+def _checked(given: tuple[float, ...], classes: int) -> tuple[float, ...]:
+    """The weights of a list, one for each class."""
     if len(given) != classes:
         raise Refusal("E207", at="class_weights", label=f"{len(given)} weights for {classes} classes", help=f"give {classes} numbers",
                       argument="class_weights", value=f"{len(given)} long", bound=f"{classes} long")  # fmt: skip
     if min(given) < 0:
         raise Refusal("E207", at="class_weights", label="a weight below 0", help="use 0 or more", argument="class_weights",
                       value=f"{min(given):g}", bound="at least 0")  # fmt: skip
-    if isinstance(p, BinaryParams):
-        first, second = given
-        return aligned(a, y, "binary_cross_entropy") * (second - first) + first
-    table = vector(given, a.dtype)
-    if is_index(a, y):
-        return apply("gather", table, _class_index(a, y))
-    return total(aligned(a, y, "cross_entropy") * table, -1)
+    return given
 
 
 @operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"})
-def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> Value:
+def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) -> Value:
     """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y. Times the weight of the class.
 
     After softmax the pair becomes the stable log_softmax form.
@@ -283,12 +292,12 @@ def cross_entropy(build: Build, a: Value, y: Column, p: CrossEntropyParams) -> V
         if p.smoothing:
             target = target * (1 - p.smoothing) + p.smoothing / outputs
         losses = -total(target * log_a, -1)
-    weight = _by_class(a, y, p, outputs)
+    weight = _by_class(build, a, y, p, outputs)
     return _mean(losses if weight is None else losses * weight)
 
 
 @operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"})
-def binary_cross_entropy(build: Build, a: Value, y: Column, p: BinaryParams) -> Value:
+def binary_cross_entropy(build: LossBuild, a: Value, y: Column, p: BinaryParams) -> Value:
     """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
     target = aligned(a, y, "binary_cross_entropy")
     if y.value.dtype == "int64" and y.classes is not None and len(y.classes) > 2:
@@ -296,5 +305,5 @@ def binary_cross_entropy(build: Build, a: Value, y: Column, p: BinaryParams) -> 
                       classes=len(y.classes), outputs=1)  # fmt: skip
     yes, no = target * apply("log", a), (1.0 - target) * apply("log", 1.0 - a)
     losses = -((yes if p.positive_weight == 1 else yes * p.positive_weight) + no)
-    weight = _by_class(a, y, p, 2)
+    weight = _by_class(build, a, y, p, 2)
     return _sum(losses if weight is None else losses * weight)

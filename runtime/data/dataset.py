@@ -20,7 +20,7 @@ from nnc.compiler.schema import Files, Schema, number
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
 
-from .fit import FITS
+from .fit import FITS, balanced
 from .sources import SOURCES, Table
 from .splits import split_rows, split_windows
 
@@ -159,6 +159,8 @@ def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> t
         if not arrays[name][splits["train"]].any():
             findings.add("E415", data.names[name].span, "in all training rows", name=name, what="all 0", help="give some training row a weight above 0")
     findings.stop_on_errors()
+    for balance in program.balances:
+        learned.arrays[balance.name] = balanced(arrays[balance.target][splits["train"]], balance.classes, balance.binary).astype(program.dtype)
     known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
     return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
 

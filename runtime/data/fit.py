@@ -65,6 +65,22 @@ def _bucketize(values: Array, p: Any) -> Learned:
     return {"edges": np.quantile(numbers[np.isfinite(numbers)], shares)}, None
 
 
+def balanced(values: Array, classes: int, binary: bool) -> Array:
+    """rows / (classes * rows of c) for each class c that a target of indices, of distributions or, if `binary`, of 0s and 1s holds; else 1.
+
+    Over the rows that were counted these weights have the mean 1.
+    """
+    if binary:
+        ones = float(values.sum(dtype=np.float64))
+        counts = np.array([values.size - ones, ones])
+    elif values.dtype.kind == "f":
+        counts = values.reshape(-1, classes).sum(axis=0, dtype=np.float64)
+    else:
+        counts = np.bincount(values[(values >= 0) & (values < classes)], minlength=classes).astype(np.float64)
+    there = counts > 0
+    return np.where(there, counts.sum() / (max(1, there.sum()) * np.where(there, counts, 1.0)), 1.0)
+
+
 FITS: dict[str, Callable[[Array, Any], Learned]] = {
     "standardize": _standardize,
     "min_max": _min_max,
