@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import Word, around, check_gradients, draw, kink_margin, random_model, spec, spread, word
+from networks import Word, around, check_gradients, kink_margin, spec, spread, word
 
 import nnc
 import nnc.compiler.ops
@@ -343,32 +343,6 @@ def test_the_primitive_of_inference_is_the_graph_that_training_writes_out(layer:
     operators = {v.op for v in model.program.inference_graph.order()}, {v.op for v in model.program.gradients(model._targets).order()}
     assert ["recurrent" in found for found in operators] == [True, False]
     assert model.loss(batch) == pytest.approx(model.gradients(batch)[0], rel=1e-14)
-
-
-# Random networks
-
-
-def test_random_networks_draw_from_the_whole_table() -> None:
-    """All but `step`, whose slope is not that of its value."""
-    words = {node.layer.word for seed in range(400) for node in draw(seed).nodes}
-    assert words == set(names(Kind.LAYER)) - {"step"}
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_random_networks_are_torchs(seed: int, reference: ModuleType) -> None:
-    drawn, model, batch = random_model(seed)
-    loss = reference.LOSSES[drawn.loss.word]
-    check_against_torch(
-        reference, model, batch,
-        lambda p, x, training: reference.run(drawn.nodes, x, p, training),
-        lambda a, y: loss(a, y, **drawn.loss.arguments), steps=1,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("seed", range(100, 110))
-def test_random_networks_by_finite_differences(seed: int) -> None:
-    _, model, batch = random_model(seed)
-    check_gradients(model, batch)
 
 
 # Step: the slope is not the value's, so differences cannot judge it

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import random_model, spec
+from drawing import network
+from networks import spec
 
 import nnc
 from nnc.compiler.autodiff import gradients
@@ -55,7 +56,7 @@ def unoptimised(model: Any, batch: dict[str, Any]) -> Graph:
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("seed", range(200, 220))
 def test_a_pass_keeps_types_and_values(name: str, seed: int) -> None:
-    _, model, batch = random_model(seed)
+    _, model, batch = network(seed)
     before = unoptimised(model, batch)
     verify(before)
     after = before.map(PASSES[name])
@@ -70,7 +71,7 @@ def test_a_pass_keeps_types_and_values(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(220, 230))
 def test_the_graphs_of_a_model_are_sound_and_nothing_is_left_to_do(seed: int) -> None:
-    _, model, batch = random_model(seed)
+    _, model, batch = network(seed)
     model.step(batch)
     program = model.program
     objective = program.objective(program.training_forward, model._targets)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import random_model, spec, spread
+from drawing import network
+from networks import spec, spread
 
 import nnc
 from nnc.compiler.ir import Graph, TensorType, Value, apply, concrete
@@ -42,7 +43,7 @@ MODELS = {
 }
 CONSTRAINED = "  h = x -> dense(12, constraint=max_norm(0.5)) -> reshape([4, 3]) -> lstm(2) -> tanh\n  return output = h -> dense(3, bias=false) -> softmax"
 MODELS["max_norm"] = lambda: (nnc.compile(spec(CONSTRAINED, loss="cross_entropy(output, y)", optimizer="adam")).init(1), rows(4))
-MODELS |= {f"random {seed}": lambda seed=seed: random_model(seed)[1:] for seed in range(300, 312)}
+MODELS |= {f"random {seed}": lambda seed=seed: network(seed)[1:] for seed in range(300, 312)}
 
 
 @pytest.fixture(params=MODELS)

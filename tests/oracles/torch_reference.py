@@ -228,7 +228,6 @@ LAYERS: dict[str, Callable[..., Tensor]] = {
     "depthwise_conv2d": depthwise_conv2d,
     "transpose": lambda p, x, order: x.permute(0, *(axis + 1 for axis in order)),
     "embedding": lambda p, x, vocabulary, size: F.embedding(x, p["weight"]),
-    "split": lambda p, x, parts, axis: torch.diff(torch.stack(x.chunk(parts, axis + 1)), dim=0)[0],  # of random networks: the halves' difference
     "spatial_dropout": lambda p, x, rate: F.dropout(x, rate, rate > 0),
     "gaussian_noise": lambda p, x, std: x + torch.randn_like(x) * std,
     "rnn": recurrent("rnn"),
@@ -317,18 +316,6 @@ def tensors(arrays: Mapping[str, Any]) -> Parameters:
 def under(path: str, parameters: Parameters) -> Parameters:
     """The parameters at a path, by role."""
     return {name.removeprefix(path + "/"): p for name, p in parameters.items() if name.startswith(path + "/")}
-
-
-def run(nodes: Any, x: Tensor, parameters: Parameters, training: bool = True) -> Tensor:
-    """The last tensor of a random network."""
-    results = [x]
-    for index, node in enumerate(nodes, 1):
-        more = {"training": training} if node.layer.word == "batch_norm" else {}
-        operands = [results[i] for i in node.operands]
-        results.append(
-            LAYERS[node.layer.word](under(node.path(index), parameters), *operands, **node.layer.arguments, **more)
-        )
-    return results[-1]
 
 
 def tensor(array: Any) -> Tensor:
