@@ -29,7 +29,7 @@ Dim = int | Batch
 Shape = tuple[Dim, ...]
 N = Batch()
 
-ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "uint8": 1, "bool": 1, "string": 8}
+ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1, "string": 8}
 FLOATS = ("float32", "float64")
 
 
@@ -91,7 +91,6 @@ class Primitive:
     elementwise: bool = False  # one output element depends on the operands' elements at the same place alone
     view: bool = False  # the result may share the storage of its first operand
     leaf: bool = False
-    scratch: Callable[[Value], tuple[TensorType, ...]] | None = None  # work space the NumPy kernel wants
 
 
 PRIMITIVES: dict[str, Primitive] = {}

@@ -10,14 +10,15 @@ of the old is past. So a step allocates nothing, and the peak is known before an
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 from .ir import Graph, TensorType, Value, concrete
+from .layout import Order, memory_orders
+from .workspace import workspace
 
 ALIGNMENT = 64
-_NOT_IN_PLACE = frozenset(("where", "softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
+_NOT_IN_PLACE = frozenset(("softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Plan:
     forward: int
     arena_bytes: int
     aliases: frozenset[Value]
+    orders: dict[Value, Order | None]
     in_place: dict[Value, Value] = field(default_factory=dict)
 
 
@@ -51,25 +53,6 @@ def is_static(value: Value, static: set[Value]) -> bool:
     if value.op == "axis_size":
         return True
     return bool(value.operands) and all(o.op == "constant" or o in static for o in value.operands)
-
-
-def aliasing(order: Sequence[Value]) -> set[Value]:
-    """The views that need no copy: all but a reshape of elements that do not lie in order."""
-    contiguous: dict[Value, bool] = {}
-    aliases: set[Value] = set()
-    for value in order:
-        in_order = True
-        if value.primitive.view:
-            source = value.operands[0]
-            if value.op == "reshape":
-                if contiguous[source]:
-                    aliases.add(value)
-            else:
-                aliases.add(value)
-                same = value.shape == source.shape and value.op != "transpose"
-                in_order = contiguous[source] and (value.op in ("part", "surrogate") or same)
-        contiguous[value] = in_order
-    return aliases
 
 
 class Planner:
@@ -80,7 +63,7 @@ class Planner:
         for value in self.order:
             if is_static(value, self.static):
                 self.static.add(value)
-        self.aliases = aliasing(self.order)
+        self.orders, self.aliases = memory_orders(self.order)
         self.root = self._roots()
         self.steps = [v for v in self.order if not v.primitive.leaf and v not in self.static and v not in self.aliases]
         self.position = {v: i for i, v in enumerate(self.steps)}
@@ -127,7 +110,7 @@ class Planner:
         forward = max(needed, default=-1) + 1
         static = [v for v in self.order if v in self.static]
         return Plan(self.graph, self.n, self.steps, static, self.places, scratch, copies, forward, arena,
-                    frozenset(self.aliases), self.in_place)  # fmt: skip
+                    frozenset(self.aliases), self.orders, self.in_place)  # fmt: skip
 
     def _update_in_variables(self) -> list[tuple[str, Value]]:
         """Write a new value over its variable where that is safe; else it is copied when all is done."""
@@ -192,7 +175,7 @@ class Planner:
                     self.places[value] = Place("arena", held[value][0])
                 else:
                     self._hold(value, arena, held)
-            kinds: tuple[TensorType, ...] = value.primitive.scratch(value) if value.primitive.scratch else ()
+            kinds: tuple[TensorType, ...] = workspace(value, self.n)
             blocks = [(arena.take(kind.nbytes(self.n)), kind.nbytes(self.n)) for kind in kinds]
             if blocks:
                 scratch[value] = tuple(offset for offset, _ in blocks)
@@ -218,7 +201,8 @@ class Planner:
         for operand in value.operands:
             source = self.root[operand]
             whole = operand is source or (operand.op == "reshape" and source.type.nbytes(self.n) == operand.type.nbytes(self.n))
-            if whole and operand.type == value.type and self.last_use.get(source) == at and source in held and source.op != "pack":
+            alike = operand.type == value.type and self.orders[operand] == self.orders[value]
+            if whole and alike and self.last_use.get(source) == at and source in held and source.op != "pack":
                 others = [o for o in value.operands if self.root[o] is source and o.type != value.type]
                 if not others:
                     return source

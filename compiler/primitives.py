@@ -279,69 +279,6 @@ def _pick_gradient(g: Value, y: Value, x: Value, index: Value) -> tuple[Value | 
     return hot * apply("reshape", g, shape=(*g.shape, 1)), None
 
 
-# Work space of the NumPy kernels
-
-
-def _columns(x: TensorType, window: Any, out: Any) -> TensorType:
-    """The patches of a convolution: one row an output place."""
-    n = x.shape[0]
-    assert isinstance(n, Batch)
-    height, width = out
-    return x.with_shape((Batch(n.factor * height * width), x.shape[1] * window[0] * window[1]))
-
-
-def _softmax_scratch(y: Value) -> tuple[TensorType, ...]:
-    return (_reduce(y.type, (y.attributes["axis"],), keepdims=True),)
-
-
-def _padded(x: TensorType, padding: Any) -> TensorType:
-    n, c, h, w = x.shape
-    return x.with_shape((n, c, h + sum(padding[0]), w + sum(padding[1])))
-
-
-def _rows(y: TensorType) -> TensorType:
-    """A convolution's output with channels last, one row a place."""
-    n, c, h, w = y.shape
-    assert isinstance(n, Batch)
-    return y.with_shape((Batch(n.factor * h * w), c))  # type: ignore[operator]
-
-
-def _conv2d_scratch(y: Value) -> tuple[TensorType, ...]:
-    x, w = (o.type for o in y.operands)
-    return _padded(x, y.attributes["padding"]), _columns(x, w.shape[2:], y.shape[2:]), _rows(y.type)
-
-
-def _conv2d_input_scratch(y: Value) -> tuple[TensorType, ...]:
-    g, w = (o.type for o in y.operands)
-    return _padded(y.type, y.attributes["padding"]), _columns(y.type, w.shape[2:], g.shape[2:]), _rows(g)
-
-
-def _conv2d_weight_scratch(y: Value) -> tuple[TensorType, ...]:
-    x, g = (o.type for o in y.operands)
-    padded = _padded(x, y.attributes["padding"])
-    return padded, _columns(x, y.attributes["window"], g.shape[2:]), _rows(g), y.type.with_shape(_weight_rows(y))
-
-
-def _weight_rows(y: Value) -> Shape:
-    out, channels, *window = y.shape
-    return out, channels * window[0] * window[1]  # type: ignore[operator]
-
-
-def _pool_scratch(y: Value) -> tuple[TensorType, ...]:
-    return (_padded(y.operands[0].type, y.attributes["padding"]),)
-
-
-def _max_pool_gradient_scratch(y: Value) -> tuple[TensorType, ...]:
-    x, top, _ = (o.type for o in y.operands)
-    padded = _padded(x, y.attributes["padding"])
-    return padded, padded, top.with_dtype("bool"), top.with_dtype("bool")
-
-
-def _avg_pool_gradient_scratch(y: Value) -> tuple[TensorType, ...]:
-    g = y.operands[0].type
-    return _padded(y.type, y.attributes["padding"]), g
-
-
 # The table
 
 
@@ -398,24 +335,20 @@ _define("dot", lambda a, b: TensorType(a.dtype, ()), lambda g, y, a, b: (g * b, 
 _define("reduce_max", _reduce, _reduce_max_gradient)
 _define("argmax", lambda x, axis: TensorType("int64", x.shape[:axis] + x.shape[axis + 1 :]), lambda g, y, x: (None,))
 _define("matmul", _matmul, _matmul_gradient)
-_define("softmax", lambda x, axis: x, _softmax_gradient, scratch=_softmax_scratch)
-_define("log_softmax", lambda x, axis: x, _log_softmax_gradient, scratch=lambda y: (y.type, *_softmax_scratch(y)))
+_define("softmax", lambda x, axis: x, _softmax_gradient)
+_define("log_softmax", lambda x, axis: x, _log_softmax_gradient)
 
-_define("conv2d", _conv2d, _conv2d_gradient, scratch=_conv2d_scratch)
-_define("conv2d_input_gradient", _conv2d_input, _conv2d_input_gradient, scratch=_conv2d_input_scratch)
-_define("conv2d_weight_gradient", _conv2d_weight, _conv2d_weight_gradient, scratch=_conv2d_weight_scratch)
-_define("max_pool", _pool, lambda g, y, x: (apply("max_pool_gradient", x, y, g, **y.attributes),), scratch=_pool_scratch)
+_define("conv2d", _conv2d, _conv2d_gradient)
+_define("conv2d_input_gradient", _conv2d_input, _conv2d_input_gradient)
+_define("conv2d_weight_gradient", _conv2d_weight, _conv2d_weight_gradient)
+_define("max_pool", _pool, lambda g, y, x: (apply("max_pool_gradient", x, y, g, **y.attributes),))
 _define("max_pool_gradient", lambda x, y, g, **_: x,
-        lambda gg, y, x, top, g: (None, None, apply("max_pool_gather", x, top, gg, **y.attributes)),
-        scratch=_max_pool_gradient_scratch)  # fmt: skip
+        lambda gg, y, x, top, g: (None, None, apply("max_pool_gather", x, top, gg, **y.attributes)))  # fmt: skip
 _define("max_pool_gather", lambda x, top, g, **_: top,
-        lambda gg, y, x, top, g: (None, None, apply("max_pool_gradient", x, top, gg, **y.attributes)),
-        scratch=_max_pool_gradient_scratch)  # fmt: skip
-_define("avg_pool", _pool, lambda g, y, x: (apply("avg_pool_gradient", g, size=x.shape[2:], **y.attributes),),
-        scratch=_pool_scratch)  # fmt: skip
+        lambda gg, y, x, top, g: (None, None, apply("max_pool_gradient", x, top, gg, **y.attributes)))  # fmt: skip
+_define("avg_pool", _pool, lambda g, y, x: (apply("avg_pool_gradient", g, size=x.shape[2:], **y.attributes),))  # fmt: skip
 _define("avg_pool_gradient", lambda g, size, **_: g.with_shape((*g.shape[:2], *size)),
-        lambda gg, y, g: (apply("avg_pool", gg, **{k: v for k, v in y.attributes.items() if k != "size"}),),
-        scratch=_avg_pool_gradient_scratch)  # fmt: skip
+        lambda gg, y, g: (apply("avg_pool", gg, **{k: v for k, v in y.attributes.items() if k != "size"}),))  # fmt: skip
 
 _define("reshape", _reshape, lambda g, y, x: (apply("reshape", g, shape=x.shape),), view=True)
 _define("transpose", lambda x, order: x.with_shape(x.shape[i] for i in order), _transpose_gradient, view=True)
@@ -428,7 +361,7 @@ _define("pack", _pack)
 _define("part", lambda flat, start, shape: flat.with_shape(shape), view=True)
 
 _define("one_hot", lambda index, depth, dtype: TensorType(dtype, (*index.shape, depth)), lambda g, y, i: (None,))
-_define("pick", _pick, _pick_gradient, scratch=lambda y: (y.operands[1].type,))
+_define("pick", _pick, _pick_gradient)
 # Rows of a table [rows, ...] by index, and rows added into a table of zeros by index.
 _define("gather", lambda table, index: table.with_shape((*index.shape, *table.shape[1:])),
         lambda g, y, table, index: (apply("scatter_add", g, index, rows=table.shape[0]), None))  # fmt: skip

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.ir import Graph, TensorType, Value, concrete
+from nnc.compiler.layout import Order
 from nnc.compiler.plan import Plan, plan
+from nnc.compiler.workspace import workspace
 
 from .kernels import KERNELS, Array, Randomness, view
 
@@ -45,9 +47,9 @@ class Program:
         self.inputs: dict[str, Array] = {}
         arrays: dict[Value, Array] = {}
 
-        def at(offset: int, kind: TensorType) -> Array:
-            raw = block[offset : offset + kind.nbytes(n)]
-            return raw.view(kind.dtype).reshape(concrete(kind.shape, n))
+        def at(offset: int, kind: TensorType, order: Order | None = None) -> Array:
+            raw = block[offset : offset + kind.nbytes(n)].view(kind.dtype)
+            return laid_out(raw, concrete(kind.shape, n), order)
 
         static = set(made.static)
         steps = set(made.steps)
@@ -57,12 +59,12 @@ class Program:
                 if value.dtype == "string":
                     arrays[value] = np.empty(concrete(value.shape, n), object)
                 else:
-                    arrays[value] = at(place.offset, value.type)
+                    arrays[value] = at(place.offset, value.type, made.orders[value])
             elif place.kind == "variable":
                 arrays[value] = variables[place.name]
         for value in made.graph.order():
             if value in static:
-                arrays[value] = _static(value, n, [arrays.get(o) for o in value.operands], randomness)
+                arrays[value] = _static(value, n, [arrays.get(o) for o in value.operands], made.orders[value], randomness)
             elif value.op == "input":
                 dtype = object if value.dtype == "string" else value.dtype
                 arrays[value] = self.inputs[value.name] = np.zeros(concrete(value.shape, n), dtype)
@@ -82,8 +84,7 @@ class Program:
                 arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
         self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
         for value in made.steps:
-            kinds = value.primitive.scratch(value) if value in made.scratch and value.primitive.scratch else ()
-            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), kinds, strict=True)]
+            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n), strict=True)]
             kernel = KERNELS[value.op](value, n, randomness)
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
         self.forward_steps = self.steps[: made.forward]
@@ -122,15 +123,22 @@ class Program:
         return NonFinite("the update", "optimizer")
 
 
-def _static(value: Value, n: int, operands: list[Array | None], randomness: Randomness) -> Array:
+def laid_out(flat: Array, shape: tuple[int, ...], order: Order | None) -> Array:
+    """A flat array as one of the shape whose axes lie in memory in the order given."""
+    if order is None or order == tuple(range(len(shape))):
+        return flat.reshape(shape)
+    return flat.reshape([shape[axis] for axis in order]).transpose([order.index(axis) for axis in range(len(shape))])
+
+
+def _static(value: Value, n: int, operands: list[Array | None], order: Order | None, randomness: Randomness) -> Array:
     """A value of constants and the batch size, computed when the plan is bound."""
     if value.op == "axis_size":
         return np.array(concrete(value.operands[0].shape, n)[value.attributes["axis"]], value.dtype)
     known = [o for o in operands if o is not None]
     if value.primitive.view:
         return view(value, n, known[0])
-    kinds = (value.type, *(value.primitive.scratch(value) if value.primitive.scratch else ()))
-    out, *scratch = (np.empty(concrete(kind.shape, n), kind.dtype) for kind in kinds)
+    out = laid_out(np.empty(value.type.size(n), value.dtype), concrete(value.shape, n), order)
+    scratch = [np.empty(concrete(kind.shape, n), kind.dtype) for kind in workspace(value, n)]
     with np.errstate(all="ignore"):
         KERNELS[value.op](value, n, randomness)(*known, out, *scratch)
     return out

@@ -15,12 +15,14 @@ import numpy as np
 from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
+from nnc.compiler.workspace import INTEGER_OF, is_zero
 
-from . import recurrent, windows
+from . import convolution, pooling, recurrent
+from .convolution import last, over_places
 from .special import erf
 
-Array = windows.Array
-Kernel = windows.Kernel
+Array = convolution.Array
+Kernel = convolution.Kernel
 
 
 class Randomness:
@@ -83,22 +85,81 @@ def _minimum(a: Array, b: Array, out: Array) -> None:
     np.minimum(a, b, out=out)
 
 
-def _where(condition: Array, a: Array, b: Array, out: Array) -> None:
-    np.copyto(out, b)
-    np.copyto(out, a, where=condition)
+def _where(value: Value, n: int, randomness: Randomness) -> Kernel:
+    """Selection by masks: copying with `where=` goes element by element, twenty times as long."""
+    if value.dtype not in INTEGER_OF:
+
+        def copy(condition: Array, a: Array, b: Array, out: Array) -> None:
+            np.copyto(out, b)
+            np.copyto(out, a, where=condition)
+
+        return copy
+    integer = INTEGER_OF[value.dtype]
+    shape = concrete(value.shape, n)
+
+    def bits(array: Array) -> Array:
+        return np.broadcast_to(array, shape).view(integer)
+
+    def mask_of(condition: Array, mask: Array) -> None:
+        np.negative(condition.view(np.int8), mask, casting="unsafe")
+
+    if is_zero(value.operands[2]):
+
+        def keep(condition: Array, a: Array, b: Array, out: Array, mask: Array) -> None:
+            mask = alike(mask, out)
+            mask_of(condition, mask)
+            np.bitwise_and(bits(a), mask, out.view(integer))
+
+        return keep
+
+    def select(condition: Array, a: Array, b: Array, out: Array, mask: Array, other: Array) -> None:
+        """b ^ ((a ^ b) & mask)."""
+        mask, other = alike(mask, out), alike(other, out)
+        mask_of(condition, mask)
+        np.bitwise_xor(bits(a), bits(b), other)
+        np.bitwise_and(other, mask, other)
+        np.bitwise_xor(bits(b), other, out.view(integer))
+
+    return select
 
 
 def _copy(x: Array, out: Array) -> None:
     np.copyto(out, x, casting="unsafe")
 
 
+def alike(space: Array, out: Array) -> Array:
+    """Work space in the order in which `out` lies in memory."""
+    if out.ndim != 4 or out.flags.c_contiguous:
+        return space
+    n, c, h, w = out.shape
+    return space.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+
+
 def _reduce(ufunc: np.ufunc) -> Callable[[Value, int, Randomness], Kernel]:
     def make(value: Value, n: int, randomness: Randomness) -> Kernel:
         axes, keepdims = value.attributes["axes"], value.attributes["keepdims"]
         axis = axes[0] if len(axes) == 1 else axes
+        if value.operands[0].type.rank == 4 and axes in ((0, 2, 3), (2, 3)):
+            return _reduce_image(ufunc, axes, keepdims)
         return lambda x, out: ufunc.reduce(x, axis=axis, out=out, keepdims=keepdims)
 
     return make
+
+
+def _reduce_image(ufunc: np.ufunc, axes: tuple[int, ...], keepdims: bool) -> Kernel:
+    """Reduce all but channels, or all but samples and channels; images with channels last in long runs of memory."""
+
+    def reduce(x: Array, out: Array) -> None:
+        y = last(x)
+        if not y.flags.c_contiguous:
+            ufunc.reduce(x, axis=axes, out=out, keepdims=keepdims)
+        elif axes == (0, 2, 3):
+            out[...] = over_places(ufunc, y).reshape(out.shape)
+        else:
+            n, h, w, c = y.shape
+            ufunc.reduce(y.reshape(n, h * w, c), axis=1, out=out.reshape(n, c))
+
+    return reduce
 
 
 def _dot(a: Array, b: Array, out: Array) -> None:
@@ -217,14 +278,28 @@ def _bernoulli(value: Value, n: int, randomness: Randomness) -> Kernel:
 
     def bernoulli(like: Array, out: Array) -> None:
         bits = randomness.words(stream, -(-size // 4)).view(np.uint16)[:size]
-        np.less(bits.reshape(out.shape), threshold, out, casting="unsafe")
+        np.less(_drawn(bits, out), threshold, out, casting="unsafe")
 
     return bernoulli
 
 
+def _drawn(numbers: Array, out: Array) -> Array:
+    """Random numbers in the shape of `out`: those of an image go channel by channel first, however it lies in memory."""
+    if out.ndim != 4:
+        return numbers.reshape(out.shape)
+    n, c, h, w = out.shape
+    return numbers.reshape(n, h, w, c).transpose(0, 3, 1, 2)
+
+
 def _normal(value: Value, n: int, randomness: Randomness) -> Kernel:
     stream = stream_of(value.attributes["stream"])
-    return lambda like, out: randomness.normal(stream, out)
+
+    def normal(like: Array, out: Array) -> None:
+        numbers = np.empty(out.size, out.dtype)
+        randomness.normal(stream, numbers)
+        np.copyto(out, _drawn(numbers, out))
+
+    return normal
 
 
 def _gather(value: Value, n: int, randomness: Randomness) -> Kernel:
@@ -280,7 +355,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "less_equal": _ufunc(np.less_equal),
     "equal": _ufunc(np.equal),
     "is_nan": _ufunc(np.isnan),
-    "where": _ufunc(_where),
+    "where": _where,
     "cast": _ufunc(_copy),
     "reduce_sum": _reduce(np.add),
     "reduce_max": _reduce(np.maximum),
@@ -289,15 +364,15 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "matmul": _matmul,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
-    "conv2d": windows.conv2d,
-    "conv2d_input_gradient": windows.conv2d_input_gradient,
-    "conv2d_weight_gradient": windows.conv2d_weight_gradient,
-    "max_pool": windows.max_pool,
-    "max_pool_gradient": windows.max_pool_gradient,
-    "max_pool_gather": windows.max_pool_gather,
-    "avg_pool": windows.avg_pool,
-    "avg_pool_gradient": windows.avg_pool_gradient,
-    "reshape": _ufunc(lambda x, out: np.copyto(out, x.reshape(out.shape))),
+    "conv2d": convolution.conv2d,
+    "conv2d_input_gradient": convolution.conv2d_input_gradient,
+    "conv2d_weight_gradient": convolution.conv2d_weight_gradient,
+    "max_pool": pooling.max_pool,
+    "max_pool_gradient": pooling.max_pool_gradient,
+    "max_pool_gather": pooling.max_pool_gather,
+    "avg_pool": pooling.avg_pool,
+    "avg_pool_gradient": pooling.avg_pool_gradient,
+    "reshape": _ufunc(lambda x, out: np.copyto(out.reshape(x.shape), x)),
     "pad": _pad,
     "concat": _concat,
     "pack": _pack,

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from .threads import blas_libraries
 
-PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "onnx", "onnxruntime-gpu", "onnxruntime")
+PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "threadpoolctl", "onnx", "onnxruntime-gpu", "onnxruntime")
 
 
 def versions() -> dict[str, str]:
@@ -26,16 +25,10 @@ def versions() -> dict[str, str]:
 
 
 def blas() -> dict[str, Any]:
-    """The kernel and the threads of NumPy's OpenBLAS, or empty where NumPy was built with another BLAS."""
-    libraries = Path(np.__file__).parent.parent / "numpy.libs"
-    for path in sorted(libraries.glob("libscipy_openblas*")) if libraries.is_dir() else []:
-        library = ctypes.CDLL(str(path))  # already loaded by NumPy: this is the same copy
-        for suffix in ("64_", ""):
-            core = getattr(library, f"scipy_openblas_get_corename{suffix}", None)
-            threads = getattr(library, f"scipy_openblas_get_num_threads{suffix}", None)
-            if core is not None and threads is not None:
-                core.restype = ctypes.c_char_p
-                return {"library": "OpenBLAS", "kernel": core().decode(), "threads": int(threads())}
+    """The library, the kernel and the threads of NumPy's BLAS, or empty where it is one that does not tell."""
+    for library in blas_libraries():
+        told = library.info()
+        return {"library": told["internal_api"], "kernel": told.get("architecture") or "", "threads": told["num_threads"]}
     return {}
 
 

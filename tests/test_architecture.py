@@ -37,7 +37,9 @@ COMPILER = {
     "passes.stable": "ir",
     "passes.products": "ir",
     "passes": "ir passes.common passes.products passes.simplify passes.stable",
-    "plan": "ir",
+    "layout": "ir",
+    "workspace": "ir",
+    "plan": "ir layout workspace",
     "onnx_lowering": "ir",
     "onnx_export": "ir onnx_lowering",
     "schema": "diagnostics",
@@ -87,14 +89,16 @@ COMPILER = {
     "pipeline": "source diagnostics parse schema check lower program agree advice",
 }
 RUNTIME = {
-    "windows": "nnc.compiler.ir",
+    "threads": "",
+    "convolution": "threads nnc.compiler.ir nnc.compiler.workspace",
+    "pooling": "convolution threads nnc.compiler.ir",
     "special": "",
     "recurrent": "nnc.compiler.ir",
     "solvers": "",
-    "kernels": "windows special recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir",
-    "executor": "kernels nnc.compiler.ir nnc.compiler.plan",
+    "kernels": "convolution pooling special recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
+    "executor": "kernels nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
-    "machine": "",
+    "machine": "threads",
     "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
     "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment",
@@ -133,8 +137,9 @@ ONLY_IN = {
     "onnx": {"nnc.compiler.onnx_export"},
     "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.doctor"},
     "safetensors": {"nnc.runtime.files"},
+    "threadpoolctl": {"nnc.runtime.threads"},
 }
-THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy"}
+THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl"}
 
 
 def table() -> dict[str, set[str]]:

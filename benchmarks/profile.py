@@ -1,0 +1,66 @@
+"""Where the time of a training step goes: each line of the plan with its share, medians over many steps.
+
+    python benchmarks/profile.py specs/mnist_cnn.nn --batch 64 --data-root DIR
+
+A spec without a data section, or one whose data cannot be read, is fed random numbers. `--by op` adds up by primitive, `--by origin` by layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+import nnc
+from nnc.compiler.ir import concrete
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--batch", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--by", choices=("step", "op", "origin"), default="op")
+    parser.add_argument("--top", type=int, default=40)
+    parser.add_argument("--data-root", type=Path)
+    given = parser.parse_args()
+    program = nnc.compile(given.spec, data_root=given.data_root) if given.data_root else nnc.compile(given.spec)
+    model = program.init(seed=0)
+    n = given.batch or model.program.batch
+    made = model.step_program(n)
+    rng = np.random.default_rng(0)
+    for array in made.inputs.values():
+        array[...] = rng.integers(0, 2, array.shape) if array.dtype.kind in "iub" else rng.standard_normal(array.shape)
+    executor = model._executors["step"]
+    for name, array in executor.scalars.items():
+        array[...] = 1e-3 if name == "lr" else model.stepper().scalars[name](1)
+    labels = [(v, concrete(v.shape, n)) for v in made.plan.steps]
+    copies = [name for name, _ in made.plan.copies]
+    calls = [*made.forward_steps, *made.update_steps]
+    times = np.zeros((given.steps, len(calls)))
+    with np.errstate(all="ignore"):
+        for step in range(-3, given.steps):
+            for i, (kernel, arrays) in enumerate(calls):
+                begun = time.perf_counter()
+                kernel(*arrays)
+                times[step, i] = time.perf_counter() - begun
+    median = np.median(times, axis=0) * 1e6
+    rows: dict[str, list[float]] = defaultdict(list)
+    for i, us in enumerate(median):
+        if i >= len(labels):
+            key = f"copy {copies[i - len(labels)]}"
+        else:
+            value, shape = labels[i]
+            key = {"op": value.op, "origin": value.origin or value.op}.get(given.by, f"{i:4} {value.op} {'x'.join(map(str, shape))} {value.origin}")
+        rows[key].append(us)
+    whole = median.sum()
+    print(f"{given.spec}: batch {n}, {len(calls)} steps, {whole:,.0f} us, arena {made.plan.arena_bytes:,} bytes")
+    for key, found in sorted(rows.items(), key=lambda item: -sum(item[1]))[: given.top]:
+        print(f"{sum(found):10,.1f} us {100 * sum(found) / whole:5.1f}%  {len(found):4}x  {key}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Work space of the NumPy kernels: for each primitive that wants some, the types of its arrays at batch size n.
+
+Convolutions and pools go through the batch in lanes that may run side by side, and each lane in tiles whose work space stays in a core's
+second cache. Neither depends on the machine: what is computed, and the memory it takes, is the same on any number of cores. A
+kernel reads the number of lanes (the first axis) and the size of its tile from the arrays that it is given; an array without elements
+stands where it needs none after all (no padding, say).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .ir import TensorType, Value, concrete
+
+TILE = 2**17  # elements of a tile's largest array: 512 KiB in float32
+LANES = 8
+
+INTEGER_OF = {"float32": "int32", "float64": "int64", "int64": "int64"}  # of the same width, for selecting by masks
+
+
+def image(value: Value, n: int) -> tuple[int, int, int, int]:
+    """Samples, height, width, channels."""
+    samples, channels, height, width = concrete(value.shape, n)
+    return samples, height, width, channels
+
+
+def tile_of(n: int, rows: int, row: int) -> tuple[int, int, int]:
+    """Lanes, and samples and rows of a tile, where a row takes `row` elements: whole samples, or some rows of one."""
+    if rows * row <= TILE:
+        samples = min(-(-n // LANES), max(1, TILE // max(1, rows * row)))
+        return min(LANES, -(-n // samples)), samples, rows
+    parts = -(-rows // max(1, TILE // row))
+    return min(LANES, n), 1, -(-rows // parts)
+
+
+def is_depthwise(image: Value, groups: int) -> bool:
+    return groups > 1 and groups == image.shape[1]
+
+
+def padded(height: int, width: int, padding: Any) -> tuple[int, int]:
+    return height + sum(padding[0]), width + sum(padding[1])
+
+
+def _convolution(value: Value, n: int, x: Value, y: Value, window: Any, spread: bool) -> tuple[TensorType, ...]:
+    """A tile of the padded image, of its patches, of the output's rows, and the weights as a matrix.
+
+    The patches are those of x under the window; with `spread` the image is what the patches are added into.
+    """
+    a, kind = value.attributes, value.dtype
+    _, height, width, channels = image(x, n)
+    _, rows, columns, out = image(y, n)
+    taps, groups = window[0] * window[1], a["groups"]
+    if is_depthwise(x, groups):
+        lanes, samples, _ = tile_of(n, 1, rows * columns * channels)
+        return (
+            TensorType(kind, (lanes, samples, *padded(height, width, a["padding"]), channels)),
+            TensorType(kind, (lanes, samples, rows, columns, channels)),
+        )
+    depth = taps * channels // groups
+    lanes, samples, some = tile_of(n, rows, columns * depth)
+    edges = (lanes, samples, *padded(height, width, a["padding"]), channels) if spread or any(map(any, a["padding"])) else (lanes, 0)
+    return (
+        TensorType(kind, edges),
+        TensorType(kind, (lanes, samples, some, columns, depth)),
+        TensorType(kind, (lanes, samples, some, columns, out)),
+        TensorType(kind, (groups, depth, out // groups)),
+    )
+
+
+def full_padding(value: Value, g: Value, window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """What the cotangent of a convolution of stride 1 is padded with, so that its convolution with the turned window is the gradient.
+
+    Negative where the convolution was padded by more than its window reaches.
+    """
+    edges = []
+    for i in range(2):
+        reach = (window[i] - 1) * value.attributes["dilation"][i]
+        before = reach - value.attributes["padding"][i][0]
+        edges.append((before, value.shape[2 + i] + reach - g.shape[2 + i] - before))
+    return edges[0], edges[1]
+
+
+def _conv2d(value: Value, n: int) -> tuple[TensorType, ...]:
+    x, w = value.operands
+    return _convolution(value, n, x, value, w.shape[2:], spread=False)
+
+
+def _conv2d_weight_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
+    x, g = value.operands
+    space = _convolution(value, n, x, g, value.attributes["window"], spread=False)
+    lanes = space[0].shape[0]
+    if is_depthwise(x, value.attributes["groups"]):
+        return (*space, value.type.with_shape((lanes, *value.shape)))
+    sums = value.type.with_shape((lanes, *space[-1].shape))
+    return (*space[:-1], sums, sums)
+
+
+def _conv2d_input_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
+    g, w = value.operands
+    window: Any = w.shape[2:]
+    if value.attributes["stride"] != (1, 1) or is_depthwise(value, value.attributes["groups"]):
+        return _convolution(value, n, value, g, window, spread=True)
+    groups = value.attributes["groups"]
+    _, height, width, channels = image(value, n)
+    _, _, _, out = image(g, n)
+    depth = window[0] * window[1] * out // groups
+    lanes, samples, rows = tile_of(n, height, width * depth)
+    reach = [(window[i] - 1) * value.attributes["dilation"][i] for i in range(2)]
+    kind = value.dtype
+    return (
+        TensorType(kind, (lanes, samples, height + reach[0], width + reach[1], out)),
+        TensorType(kind, (lanes, samples, rows, width, depth)),
+        TensorType(kind, (lanes, 0)),
+        TensorType(kind, (groups, depth, channels // groups)),
+    )
+
+
+def _pool_tile(value: Value, n: int, of: Value, small: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A tile of the padded image and of the pooled one, for each lane."""
+    _, height, width, channels = image(of, n)
+    high, wide = padded(height, width, value.attributes["padding"])
+    lanes, samples, _ = tile_of(n, 1, high * wide * channels)
+    return (lanes, samples, high, wide, channels), (lanes, samples, *image(small, n)[1:])
+
+
+def _pool(value: Value, n: int) -> tuple[TensorType, ...]:
+    whole, small = _pool_tile(value, n, value.operands[0], value)
+    return TensorType(value.dtype, whole), TensorType(value.dtype, (*whole[:2], small[2], *whole[3:]))
+
+
+def _max_pool_choice(value: Value, n: int) -> tuple[TensorType, ...]:
+    x, top, _ = value.operands
+    whole, small = _pool_tile(value, n, x, top)
+    kind = value.dtype
+    return (TensorType(kind, whole), TensorType(kind, whole), TensorType("bool", small), TensorType("bool", small),
+            TensorType(INTEGER_OF[kind], small))  # fmt: skip
+
+
+def _avg_pool_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
+    whole, small = _pool_tile(value, n, value, value.operands[0])
+    return TensorType(value.dtype, whole), TensorType(value.dtype, small)
+
+
+def _softmax(value: Value, n: int) -> tuple[TensorType, ...]:
+    axis = value.attributes["axis"]
+    return (value.type.with_shape(1 if i == axis else d for i, d in enumerate(value.shape)),)
+
+
+def is_zero(value: Value) -> bool:
+    """Whether a value is the constant 0, not -0."""
+    return value.op == "constant" and repr(value.attributes["value"]) in ("0", "0.0")
+
+
+def _where(value: Value, n: int) -> tuple[TensorType, ...]:
+    if value.dtype not in INTEGER_OF:
+        return ()
+    kind = value.type.with_dtype(INTEGER_OF[value.dtype])
+    return (kind,) if is_zero(value.operands[2]) else (kind, kind)
+
+
+WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
+    "conv2d": _conv2d,
+    "conv2d_weight_gradient": _conv2d_weight_gradient,
+    "conv2d_input_gradient": _conv2d_input_gradient,
+    "max_pool": _pool,
+    "max_pool_gradient": _max_pool_choice,
+    "max_pool_gather": _max_pool_choice,
+    "avg_pool": _pool,
+    "avg_pool_gradient": _avg_pool_gradient,
+    "softmax": _softmax,
+    "log_softmax": lambda value, n: (value.type, *_softmax(value, n)),
+    "pick": lambda value, n: (value.operands[1].type,),
+    "where": _where,
+}
+
+
+def workspace(value: Value, n: int) -> tuple[TensorType, ...]:
+    """The arrays that the kernel of a value takes after its result."""
+    wanted = WORKSPACE.get(value.op)
+    return wanted(value, n) if wanted else ()
+

@@ -1,0 +1,193 @@
+"""NumPy kernels of pooling, over images stored with their channels last, in tiles of samples.
+
+A window is gone through place by place: the elements that stand there in all windows are one strided view of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.ir import Value, concrete
+
+from .convolution import Array, Kernel, Tiles, copy_into_frame, interior, last
+from .threads import for_each
+
+
+class _Windows:
+    """The geometry of a pool from a large image to a small one."""
+
+    def __init__(self, value: Value, n: int, large: Value, small: Value):
+        a = value.attributes
+        self.window, self.stride, self.padding = a["window"], a["stride"], a["padding"]
+        self.samples, _, height, width = concrete(large.shape, n)
+        _, _, self.high, self.wide = concrete(small.shape, n)
+        self.inside = interior(self.padding, (height, width))
+        self.pads = any(map(any, self.padding))
+        self.down = [slice(i, i + (self.high - 1) * self.stride[0] + 1, self.stride[0]) for i in range(self.window[0])]
+        self.right = [slice(j, j + (self.wide - 1) * self.stride[1] + 1, self.stride[1]) for j in range(self.window[1])]
+        self.places = [(slice(None), i, j) for i in self.down for j in self.right]
+        # Every element of the large image stands in exactly one window.
+        self.partition = not self.pads and self.window == self.stride and (self.high * self.stride[0], self.wide * self.stride[1]) == (height, width)
+
+    def each_tile(self, frame: Array, body: Callable[[int, slice], None]) -> None:
+        """Call `body` with a lane and some of its samples, for all of them."""
+        lanes = Tiles(self.samples, 1, len(frame), (frame.shape[1], 1)).lanes
+
+        def lane(i: int) -> None:
+            for some in lanes[i]:
+                body(i, some)
+
+        for_each(len(frame), lane)
+
+    def framed(self, x: Array, frame: Array, fill: float) -> Array:
+        if not self.pads:
+            return x
+        frame = frame[: len(x)]
+        frame.fill(fill)
+        copy_into_frame(x, frame, self.padding)
+        return frame
+
+
+def _pool(value: Value, n: int, fill: float, merge: Callable[[Array, Array, Array], Any]) -> Kernel:
+    """Merge the rows of each window, long runs of memory, and then what is left of its columns."""
+    windows = _Windows(value, n, value.operands[0], value)
+
+    def pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
+        x, y = last(x), last(out)
+
+        def tile(lane: int, some: slice) -> None:
+            image = windows.framed(x[some], frame[lane], fill)
+            merged = rows[lane, : len(image)]
+            _merge_all([image[:, i] for i in windows.down], merge, merged)
+            _merge_all([merged[:, :, j] for j in windows.right], merge, y[some])
+
+        windows.each_tile(frame, tile)
+
+    return pool
+
+
+def _merge_all(parts: list[Array], merge: Callable[[Array, Array, Array], Any], out: Array) -> None:
+    if len(parts) == 1:
+        np.copyto(out, parts[0])
+        return
+    merge(parts[0], parts[1], out)
+    for part in parts[2:]:
+        merge(out, part, out)
+
+
+def max_pool(value: Value, n: int, randomness: object) -> Kernel:
+    return _pool(value, n, -np.inf, lambda a, b, out: np.maximum(a, b, out=out))
+
+
+def avg_pool(value: Value, n: int, randomness: object) -> Kernel:
+    """The sum of each window over the number of its elements that are no padding."""
+    summed = _pool(value, n, 0.0, np.add)
+    inverse = _inverse_counts(value, n, value.operands[0], value)
+
+    def avg_pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
+        summed(x, out, frame, rows)
+        y = last(out)
+        np.multiply(y, inverse, y)
+
+    return avg_pool
+
+
+class _Winners:
+    """Where the first maximum of each window stands, as masks of ones and zeros for integers of the elements' width."""
+
+    def __init__(self, windows: _Windows, dtype: str):
+        self.windows, self.integer = windows, {"float32": np.int32, "float64": np.int64}[dtype]
+
+    def each(self, image: Array, top: Array, free: Array, hit: Array, mask: Array) -> Iterator[tuple[tuple[slice, ...], Array]]:
+        free, hit, mask = free[: len(top)], hit[: len(top)], mask[: len(top)]
+        free.fill(True)
+        for place in self.windows.places:
+            np.equal(image[place], top, hit)
+            np.logical_and(hit, free, hit)
+            np.greater(free, hit, free)
+            np.negative(hit.view(np.int8), mask, casting="unsafe")
+            yield place, mask
+
+
+def max_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
+    windows = _Windows(value, n, value, value.operands[1])
+    winners = _Winners(windows, value.dtype)
+
+    def gradient(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
+        x, top, g, image = last(x), last(top), last(g), last(out)
+
+        def tile(lane: int, some: slice) -> None:
+            walk = winners.each(windows.framed(x[some], frame[lane], -np.inf), top[some], free[lane], hit[lane], mask[lane])
+            cotangent = g[some].view(winners.integer)
+            if windows.partition:
+                target = image[some].view(winners.integer)
+                for place, chosen in walk:
+                    np.bitwise_and(cotangent, chosen, target[place])
+                return
+            whole = spread[lane, : some.stop - some.start]
+            whole.fill(0.0)
+            for place, chosen in walk:
+                np.bitwise_and(cotangent, chosen, chosen)
+                part = whole[place]
+                np.add(part, chosen.view(whole.dtype), part)
+            np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
+
+        windows.each_tile(frame, tile)
+
+    return gradient
+
+
+def max_pool_gather(value: Value, n: int, randomness: object) -> Kernel:
+    """What stands in a second image where the first has its maxima."""
+    windows = _Windows(value, n, value.operands[0], value)
+    winners = _Winners(windows, value.dtype)
+
+    def gather(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
+        x, top, g, y = last(x), last(top), last(g), last(out)
+
+        def tile(lane: int, some: slice) -> None:
+            second = windows.framed(g[some], spread[lane], 0.0).view(winners.integer)
+            target = y[some].view(winners.integer)
+            target[...] = 0
+            for place, chosen in winners.each(windows.framed(x[some], frame[lane], -np.inf), top[some], free[lane], hit[lane], mask[lane]):
+                np.bitwise_and(second[place], chosen, chosen)
+                np.bitwise_or(target, chosen, target)
+
+        windows.each_tile(frame, tile)
+
+    return gather
+
+
+def avg_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
+    windows = _Windows(value, n, value, value.operands[0])
+    inverse = _inverse_counts(value, n, value, value.operands[0])
+
+    def gradient(g: Array, out: Array, frame: Array, scaled: Array) -> None:
+        g, image = last(g), last(out)
+
+        def tile(lane: int, some: slice) -> None:
+            whole, share = frame[lane, : some.stop - some.start], scaled[lane, : some.stop - some.start]
+            np.multiply(g[some], inverse, share)
+            whole.fill(0.0)
+            for place in windows.places:
+                part = whole[place]
+                np.add(part, share, part)
+            np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
+
+        windows.each_tile(frame, tile)
+
+    return gradient
+
+
+def _inverse_counts(value: Value, n: int, large: Value, small: Value) -> Array:
+    """1 / the number of elements of each window that are no padding: [1, h, w, 1]."""
+    windows = _Windows(value, n, large, small)
+    (top, bottom), (left, right) = windows.padding
+    _, _, h, w = concrete(large.shape, n)
+    inside = np.zeros((1, h + top + bottom, w + left + right, 1), value.dtype)
+    inside[:, windows.inside[0], windows.inside[1]] = 1
+    counts = sum(inside[place] for place in windows.places)
+    return 1 / np.asarray(counts, value.dtype)
