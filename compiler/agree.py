@@ -13,7 +13,7 @@ from typing import Any
 from .diagnostics import Note, Refusal, did_you_mean
 from .experiment import Section, TrainParams
 from .ir import dims, topological
-from .objective import Objective
+from .objective import SPLITS, Objective
 from .operation import Bound, Kind, Reference, Weighted, find
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
@@ -142,7 +142,6 @@ def _monitors(program: Program, section: Section, metrics: list[str] | None) -> 
     words = {"loss", *(bound.name for bound in train.metrics)}
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
-    shares = {"val": "validation", "test": "test"}
     for bound in (train.stop, train.goal):
         if bound is None:
             continue
@@ -150,16 +149,16 @@ def _monitors(program: Program, section: Section, metrics: list[str] | None) -> 
         part, _, figure = monitor.name.partition(".")
         word = figure.rpartition(".")[2].partition("(")[0]
         known = figure in ("loss", *metrics) if metrics is not None else "metrics" in section.failed or word in words
-        if part not in ("train", *shares) or not known:
+        if part not in SPLITS or not known:
             choice = [f"{p}.{m}" for p in ("val", "train") for m in (("loss", *metrics) if metrics is not None else sorted(words))]
-            unused = part in ("train", *shares) and find(Kind.METRIC, figure) is not None
+            unused = part in SPLITS and find(Kind.METRIC, figure) is not None
             help = f"add `{figure}` to the metrics of the train section" if unused else did_you_mean(monitor.name, choice)
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
         elif outline is not None and split is None and not outline.sound:
             continue
-        elif part != "train" and not (split is not None and getattr(split.params, shares[part]) > 0):
+        elif part != "train" and not (split is not None and getattr(split.params, SPLITS[part]) > 0):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
-            findings.add("E507", monitor.span, f"there is no {shares[part]} split", name=monitor.name, notes=notes, split=shares[part],
+            findings.add("E507", monitor.span, f"there is no {SPLITS[part]} split", name=monitor.name, notes=notes, split=SPLITS[part],
                          help="write split = random(train=80%, validation=10%, test=10%) in the data section")  # fmt: skip
 
 

@@ -54,6 +54,17 @@ def flops(value: Value, n: int = 1) -> int:
     return size if value.primitive.elementwise and value.op != "cast" else 0
 
 
+def training_samples(program: Program) -> int | None:
+    """About how many samples the training split holds; None where only the whole source tells."""
+    data = program.experiment.data
+    if data is None or data.schema.rows is None:
+        return None
+    window = next((name.window for name in data.names.values() if name.window is not None), None)
+    samples = data.schema.rows if window is None else max(0, (data.schema.rows - window.offset - window.length) // window.stride + 1)
+    share = getattr(data.split.params, "train", 1.0) if data.split is not None else 1.0
+    return round(samples * share) if isinstance(share, float | int) else samples
+
+
 def _shown(shape: Shape) -> str:
     return dims(shape[1:]) if len(shape) > 1 else "scalar"
 

@@ -13,6 +13,7 @@ from .lower import Forward
 from .operation import Bound, Column, Reference, Sums
 from .primitives import root, total
 
+SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as figures call them, and as a split does
 
 @dataclass(frozen=True)
 class Target:
@@ -29,11 +30,12 @@ class Target:
 
 @dataclass(frozen=True)
 class MetricTerm:
-    """A metric on one pair; its sums are outputs `<key>/<term>` of the evaluation graph."""
+    """A metric on one pair; its sums are outputs `<key>/<term>` of the evaluation graph. `facts` are the operation's."""
 
     key: str
     sums: Sums
     better: str
+    facts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ class Objective:
             key = f"{prediction}.{bound.name}" if bound.operands else bound.name
             if several.count(bound.name) > 1 and not bound.operands:
                 key = f"{bound.name}({', '.join(f'{v}' for v in bound.params.model_dump().values())})"
-            found.append(MetricTerm(key, sums, bound.operation.extra["better"]))
+            found.append(MetricTerm(key, sums, bound.operation.extra["better"], bound.operation.facts))
         return found
 
     def _pair(self, bound: Bound) -> tuple[str, str] | None:

@@ -12,13 +12,14 @@ from . import bundles, objective, training
 from .bundles import Bundle
 from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
-from .ir import ITEM_BYTES, Graph
+from .ir import ITEM_BYTES, Graph, TensorType, apply
 from .lower import Forward, lower
 from .objective import Balance, Objective, Target
 from .passes import optimised
 from .plan import plan
 from .prepare import Prepared
 from .training import Evaluation, Step
+from .watching import Watching, watching_graph
 
 
 @dataclass
@@ -87,11 +88,24 @@ class Program:
     def evaluation(self, targets: Mapping[str, Target] | None = None) -> Evaluation:
         return training.evaluation(self.objective(self.inference, targets, samples=1))
 
+    def constant_evaluation(self) -> Evaluation:
+        """The evaluation of predictions that ignore the inputs: each output is a variable `constant/<output>`, the same for every sample."""
+        forward = Forward(self.dtype)
+        for name, output in self.inference.outputs.items():
+            held = TensorType(output.dtype, output.shape[1:])
+            forward.outputs[name] = apply("broadcast_to", apply("variable", name=f"constant/{name}", type=held), shape=output.shape)
+        return training.evaluation(self.objective(forward, samples=1))
+
     def gradients(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
         return training.gradient_graph(self.objective(self.training_forward, targets, samples))
 
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
         return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
+
+    def watching(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Watching:
+        """What training watches, for everything that is trained."""
+        trained = [p for bundle in self.bundles for p in bundle.parameters]
+        return watching_graph(self.objective(self.training_forward, targets, samples), trained)
 
     def product(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
         """The Hessian-vector product of the objective, for solvers."""

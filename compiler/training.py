@@ -59,7 +59,7 @@ def evaluation(objective: Objective) -> Evaluation:
     return Evaluation(optimised(stabilised(Graph(outputs)), inference=True), tuple(metrics), terms)
 
 
-def _differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
+def differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
     """Loss, objective, and the objective's gradient by each parameter, zero where it does not depend on one."""
     loss = objective.loss()
     loss, goal = stabilise([loss, objective.objective(loss)])
@@ -75,7 +75,7 @@ def _zeros(like: Value) -> Value:
 def gradient_graph(objective: Objective) -> Graph:
     """Outputs `objective`, and `gradient/<name>` for every parameter, running statistics included (theirs are zero in training)."""
     parameters = list(objective.forward.parameters.values())
-    _, goal, found = _differentiated(objective, parameters)
+    _, goal, found = differentiated(objective, parameters)
     outputs = {"objective": goal} | {f"gradient/{p.name}": g for p, g in zip(parameters, found, strict=True)}
     return optimised(Graph(outputs))
 
@@ -109,7 +109,7 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
     train, forward = objective.params, objective.forward
     optimiser = train.optimizer
     trained = [p for bundle in groups for p in bundle.parameters]
-    loss, goal, found = _differentiated(objective, trained)
+    loss, goal, found = differentiated(objective, trained)
     gradient = dict(zip((p.name for p in trained), found, strict=True))
     clip = train.clip
     if clip is not None and "flat" not in clip.operation.facts:
@@ -155,7 +155,7 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
 def product_graph(objective: Objective, bundle: Bundle) -> Graph:
     """Output `product`: the Hessian of the objective times the variable `direction`, by differentiating gradient . direction."""
     forward = objective.forward
-    _, _, found = _differentiated(objective, bundle.parameters)
+    _, _, found = differentiated(objective, bundle.parameters)
     direction = apply("variable", name="direction", type=TensorType(forward.dtype, (bundle.size,)))
     along = constant(0.0, forward.dtype)
     for g, p, start in zip(found, bundle.parameters, bundle.starts(), strict=True):

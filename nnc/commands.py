@@ -92,7 +92,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 
 def summary(options: Namespace) -> int:
-    from .compiler.cost import cost
+    from .compiler.cost import cost, training_samples
 
     program = _analyse(options, options.file)
     found = cost(program)
@@ -102,6 +102,9 @@ def summary(options: Namespace) -> int:
     print(terminal.table(["layer", "operation", "output", "parameters", "flops"], rows, (3, 4)))
     print()
     print(f"parameters  {found.parameters:,} ({terminal.bytes_of(found.parameter_bytes)})")
+    samples = training_samples(program)
+    if samples:
+        print(f"samples     {samples:,} in training, {found.parameters / samples:.3g} parameters for each")
     print(f"flops       {terminal.count(found.flops)} a sample, forward")
     if found.training_bytes is not None:
         print(f"training    {terminal.bytes_of(found.training_bytes)} at batch {found.batch:,}")
@@ -142,6 +145,8 @@ def _train(options: Namespace) -> Any:
 
 def _report(result: Any) -> None:
     print(terminal.figures(result.figures))
+    print()
+    print(terminal.verdict(result.verdict))
     print()
     if result.best_epoch is not None and result.model.program.train.stop is not None:
         why = "stopped early, " if result.stopped_early else ""

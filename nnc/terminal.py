@@ -12,6 +12,7 @@ from .compiler.diagnostics import render_text
 
 if TYPE_CHECKING:
     from .runtime.train import Progress
+    from .runtime.verdict import Verdict
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[int] = ()) -> str:
@@ -51,6 +52,11 @@ def figures(by_split: Mapping[str, Mapping[str, float]]) -> str:
     names = list(dict.fromkeys(name for found in by_split.values() for name in found))
     rows = [[split, *(figure(found[n]) if n in found else "" for n in names)] for split, found in by_split.items()]
     return table(["split", *names], rows, range(1, len(names) + 1))
+
+
+def verdict(found: Verdict) -> str:
+    """What a learning curve shows, and what to try next."""
+    return "\n".join([f"verdict: {found.name}", f"  {found.because}", *(f"  try {text}" for text in found.next)])
 
 
 def _left(seconds: float) -> str:

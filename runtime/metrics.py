@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,9 +21,11 @@ EVALUATION_BATCH = 1024
 class Evaluator:
     """Evaluates a model on splits; its graph is compiled once."""
 
-    def __init__(self, model: Model):
-        self.evaluation: Evaluation = model.program.evaluation()
-        self.executor = Executor(self.evaluation.graph, model.known, model.randomness, model.arena)
+    def __init__(self, model: Model, evaluation: Evaluation | None = None, constants: Mapping[str, Array] | None = None):
+        """The model's own evaluation, or another of the same targets with variables of its own."""
+        self.evaluation = model.program.evaluation() if evaluation is None else evaluation
+        known = model.known if constants is None else ChainMap(dict(constants), dict(model.known))
+        self.executor = Executor(self.evaluation.graph, known, model.randomness, model.arena)
         outputs = self.evaluation.graph.outputs
         self.collected = [name for name, value in outputs.items() if any(isinstance(d, Batch) for d in value.shape)]
         width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)

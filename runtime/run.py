@@ -1,12 +1,13 @@
 """The run directory: what `nnc train` leaves, and what eval, predict, export and --resume read.
 
-    manifest.json        hashes of spec and data, seed, constants, environment; it makes the directory a run
+    manifest.json        hashes of spec and data, rows by split, parameters by layer, seed, constants, environment; it makes the directory a run
     spec.nn              the spec as it was trained
     metrics.jsonl        one line an epoch
     last.safetensors     the newest checkpoint: parameters, optimiser state, place in training
     best.safetensors     the checkpoint of the best epoch, where a validation split or `stop` says what is best
     rows.json            raw rows to verify an export with
     plan.txt             the step that ran
+    verdict.json         what the learning curve shows, once training has ended
 
 A run is begun when its first checkpoint is there. The manifest is written first and removed last, so that a directory with a
 part of a run in it is always known as nnc's own.
@@ -20,11 +21,14 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from nnc.compiler.watching import by_layer
 
 from .data.dataset import Dataset
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
@@ -39,7 +43,7 @@ except ImportError:  # Windows
 
 Array = np.ndarray[Any, Any]
 KEPT_ROWS = 256
-FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "manifest.json")
+FILES = ("last.safetensors", "best.safetensors", "verdict.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,11 @@ class Run:
             refuse("E702", "manifest.json is not as nnc wrote it", "train again", path=str(self.path))
         return content
 
-    def write_history(self, history: list[dict[str, Any]]) -> None:
-        write_text(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history))
+    def write_history(self, lines: list[str]) -> None:
+        write_text(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
+
+    def write_verdict(self, content: dict[str, Any]) -> None:
+        write_json(self.path / "verdict.json", content)
 
     def rows(self) -> dict[str, Array] | None:
         """The raw rows that were kept, None where there are none; E702 where they are not as they were kept."""
@@ -150,6 +157,7 @@ def begin(run: Run, model: Model, data: Dataset, spec_path: str, data_root: Path
         "spec": {"name": spec_path, "sha256": hashlib.sha256(text.encode()).hexdigest()},
         "data": {"sha256": data.digest, "root": str(data_root.resolve()), "rows": {name: len(rows) for name, rows in data.splits.items()}},
         "rows": hashlib.sha256(rows.encode()).hexdigest(),
+        "parameters": {layer: sum(prod(p.shape) for p in found) for layer, found in by_layer(model.program.inference.trainable).items()},
         "seed": model.seed,
         "constants": model.program.experiment.overrides,
         "environment": environment(),

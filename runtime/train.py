@@ -35,6 +35,8 @@ from .machine import environment
 from .metrics import Evaluator
 from .model import Model, TrainingFailure, load_with
 from .run import Run, begin
+from .verdict import Verdict, verdict
+from .watch import Watch
 
 Array = np.ndarray[Any, Any]
 CHECKPOINT_SECONDS = 60.0
@@ -82,6 +84,7 @@ class Result:
     seconds: float
     stopped_early: bool
     best_epoch: int | None
+    verdict: Verdict
     data: Dataset = field(repr=False)
 
 
@@ -97,8 +100,10 @@ class Trainer:
         self.scheduled = training.rates(train, self.steps_per_epoch)
         model.rate = self.rate
         self.evaluator = Evaluator(model)
+        self.watch = Watch(model, data)
         self.place = Place()
         self.history: list[dict[str, Any]] = []
+        self.lines: list[str] = []  # the history as it is written, each record encoded once
         self.interrupted = False
         self.saved_at = time.monotonic()
         self.usual = "val.loss" if "validation" in data.splits else ""
@@ -134,13 +139,16 @@ class Trainer:
                     source.take(chosen, 0, target, "clip")
                 if augmented:
                     augment(program.inputs, augmented, model.seed, model.step_count)
+                last = start + n == len(order)
+                if last:
+                    self.watch.remember()
                 model.advance(program)
                 place.loss_sum += float(program.outputs["loss"]) * n
                 place.position = start + n
                 seen += n
                 now = time.perf_counter()
                 self.progress.on_step(place.epoch, place.position, len(order), place.loss_sum / place.position, seen / (now - begun))
-                if self.interrupted or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+                if not last and (self.interrupted or time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):  # the end of an epoch saves by itself
                     self.checkpoint()
                     if self.interrupted:
                         raise Interrupted
@@ -163,17 +171,21 @@ class Trainer:
                 record["train"] |= {k: v for k, v in self.figures("train").items() if k != "loss"}
             elif split == "test":
                 record["test"] = self.figures("test")
+        record["watch"] = self.watch.look()
         record |= {"seconds": round(seconds, 6), "samples_per_second": round(seen / seconds, 1) if seconds else 0.0}
         self.history.append(record)
+        self.lines.append(json.dumps(record))
         place.epoch, place.position, place.loss_sum = place.epoch + 1, 0, 0.0
         improved = self._judge(record)
         self._watch_plateau(record)
         place.finished = place.epoch >= self.train.epochs or place.stopped_early
         if improved:
             self.model.save(self.run.best, {"trainer": asdict(place)})
-        self.run.write_history(self.history)
+        self.run.write_history(self.lines)
         self.checkpoint()
         self.progress.on_epoch(record)
+        for concern in self.watch.concerns(self.history):
+            self.progress.on_note(concern)
 
     def _judge(self, record: Mapping[str, Any]) -> bool:
         """Whether the monitored figure is the best so far; without one there is no best."""
@@ -232,7 +244,7 @@ class Trainer:
     def checkpoint(self) -> None:
         """Save everything that the next step depends on."""
         self.require_finite()
-        self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.history, "environment": environment()})
+        self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.lines, "environment": environment()})
         self.saved_at = time.monotonic()
 
     # The whole
@@ -254,8 +266,9 @@ class Trainer:
         if self.run.manifest()["data"]["sha256"] != self.data.digest:
             refuse("E511", "its raw columns have another SHA-256", "restore the data, or train again without --resume", problem="the data has changed")
         try:
-            before, place, history = about["environment"], Place(**about["trainer"]), list(about["history"])
-        except (KeyError, TypeError):
+            before, place, lines = about["environment"], Place(**about["trainer"]), list(about["history"])
+            history = [json.loads(line) for line in lines]
+        except (KeyError, TypeError, ValueError):
             refuse("E702", "it is no checkpoint of a training", "train again without --resume", path=str(self.run.last))
         now = environment()
         if before != now:
@@ -263,8 +276,8 @@ class Trainer:
             self.progress.on_note(f"the environment differs ({', '.join(changed)}): the run goes on, but not bit for bit as before")
         self.model.slots()
         self.model.restore(saved.state(), saved.step_count)
-        self.place, self.history = place, history
-        self.run.write_history(self.history)
+        self.place, self.history, self.lines = place, history, lines
+        self.run.write_history(self.lines)
 
 
 class _signals:
@@ -332,9 +345,11 @@ def train(
             best, _ = load_with(run.best)
             model.restore(best.state(), best.step_count)
         figures = {split: trainer.figures(split) for split in data.splits}
-    place = trainer.place
+        place = trainer.place
+        judged = verdict(model, trainer.evaluator, data, trainer.history, figures, place.stopped_early)
+        run.write_verdict(asdict(judged))
     best_epoch = place.best_epoch if place.best_epoch >= 0 else None
-    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, data)
+    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, judged, data)
 
 
 def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_bytes: int) -> tuple[pipeline.Program, Dataset]:

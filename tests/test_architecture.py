@@ -81,7 +81,8 @@ COMPILER = {
     "bundles": "ir lower",
     "objective": "diagnostics ir primitives operation experiment lower",
     "training": "ir primitives autodiff passes passes.stable operation experiment lower bundles objective",
-    "program": "diagnostics ir passes plan experiment lower prepare bundles objective training",
+    "watching": "ir ops.channels passes passes.stable primitives experiment lower objective training",
+    "program": "diagnostics ir passes plan experiment lower prepare bundles objective training watching",
     "agree": "diagnostics ir operation ops.solvers experiment prepare objective program",
     "advice": "diagnostics operation experiment program",
     "cost": "ir experiment program",
@@ -115,15 +116,18 @@ RUNTIME = {
     "nnc.compiler.experiment nnc.compiler.prepare",
     "predict": "kernels executor files model data.rows nnc.compiler.ir",
     "metrics": "kernels executor model nnc.compiler.ir nnc.compiler.training",
-    "run": "files machine model data.dataset",
-    "train": "kernels executor files machine model data.dataset data.augment metrics run nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
-    "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "run": "files machine model data.dataset nnc.compiler.watching",
+    "watch": "kernels executor model data.dataset nnc.compiler.watching",
+    "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
+    "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
+    "train": "kernels executor files machine model data.dataset data.augment metrics run watch verdict nnc.compiler.source "
+    "nnc.compiler.diagnostics nnc.compiler.plan nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "build": "kernels files machine model data.dataset train nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
     "doctor": "machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.train",
-    "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train",
+    "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.lower "
     "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",

@@ -132,12 +132,13 @@ def test_the_run_directory(tmp_path: Path) -> None:
     spec = write(tmp_path / "tiny.nn", TINY)
     result = api.train(spec, out=tmp_path / "run")
     run = tmp_path / "run"
-    names = ["best.safetensors", "last.safetensors", "manifest.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn"]
+    names = ["best.safetensors", "last.safetensors", "manifest.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "verdict.json"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert (run / "spec.nn").read_text("utf-8") == TINY
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
     assert manifest["spec"]["sha256"] == hashlib.sha256(TINY.encode()).hexdigest()
     assert manifest["data"]["rows"] == {"train": 6, "validation": 2}
+    assert manifest["parameters"] == {"y/dense": 4, "y/dense_2": 3}
     assert manifest["environment"]["versions"]["numpy"] == np.__version__
     assert [(r["epoch"], r["step"], sorted(r["val"])) for r in history(run)] == [(1, 3, ["loss", "mae"]), (2, 6, ["loss", "mae"])]
     assert result.run == run

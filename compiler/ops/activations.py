@@ -1,9 +1,15 @@
-"""Activations: functions of the pre-activation z, elementwise except softmax."""
+"""Activations: functions of the pre-activation z, elementwise except softmax.
+
+Beside facts they declare what advice and the watch of training go by, each a function of the arguments p, or of the output a too:
+`range(p)` is what the output can be, where it cannot be everything; `dies(a, p)` is above 0 wherever a unit is alive, for activations
+whose slope is exactly 0 on one side; `flat(a, p)` holds where the slope is below FLAT of the steepest; `steepest` is the largest slope,
+where that is below 1.
+"""
 
 from __future__ import annotations
 
-from math import pi, sqrt
-from typing import Literal
+from math import inf, pi, sqrt
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +21,36 @@ from .channels import along_channels, channels_of
 _XAVIER = "xavier_uniform"
 _HE = "he_normal"
 _LECUN = "lecun_normal"
+FLAT = 0.05
+
+Range = tuple[float, float]
+
+
+def _unit(p: Any) -> Range:
+    return 0.0, 1.0
+
+
+def _around_zero(p: Any) -> Range:
+    return -1.0, 1.0
+
+
+def _not_negative(p: Any) -> Range:
+    return 0.0, inf
+
+
+def _below_slope(slope: Value) -> Value:
+    """Where a slope, 1 at its steepest, is flat."""
+    return apply("less", slope, constant(FLAT, slope.dtype))
+
+
+def _at_an_end(a: Value, low: float, high: float) -> Value:
+    """Where a clipped output lies at an end, beyond which its slope is 0: at most a rounding away from it."""
+    half = (high - low) / 2
+    return apply("greater_equal", apply("absolute", a - (low + half)), constant(half * (1 - 1e-6), a.dtype))
+
+
+def _itself(a: Value, p: Any) -> Value:
+    return a
 
 
 def _clipped(z: Value, low: float, high: float) -> Value:
@@ -43,7 +79,7 @@ class StepParams(Params):
     at_zero: float = Field(0.0, ge=0, le=1, description="the value at z = 0")
 
 
-@operation(Kind.LAYER, StepParams, facts={"activation", "bounded"}, init=_XAVIER)
+@operation(Kind.LAYER, StepParams, facts={"activation", "bounded"}, init=_XAVIER, range=_unit)
 def step(build: Build, z: Value, p: StepParams) -> Value:
     """1 if z > 0 else 0, elementwise; `at_zero` where z = 0.
 
@@ -60,19 +96,20 @@ def step(build: Build, z: Value, p: StepParams) -> Value:
     return value
 
 
-@operation(Kind.LAYER, facts={"activation", "bounded", "saturating", "probability"}, init=_XAVIER)
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating", "probability"}, init=_XAVIER, steepest=0.25, range=_unit,
+           flat=lambda a, p: _below_slope(a * (1.0 - a) * 4.0))  # fmt: skip
 def sigmoid(build: Build, z: Value, p: NoParams) -> Value:
     """1 / (1 + e^-z), elementwise, without overflow for large abs(z)."""
     return apply("sigmoid", z)
 
 
-@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER, range=_around_zero, flat=lambda a, p: _below_slope(1.0 - a * a))
 def tanh(build: Build, z: Value, p: NoParams) -> Value:
     """(e^z - e^-z) / (e^z + e^-z), elementwise."""
     return apply("tanh", z)
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE, range=_not_negative, dies=_itself)
 def relu(build: Build, z: Value, p: NoParams) -> Value:
     """max(z, 0), elementwise; its slope at 0 is 0."""
     return apply("maximum", z, constant(0.0, z.dtype))
@@ -82,7 +119,7 @@ class LeakyReluParams(Params):
     slope: float = Field(0.01, ge=0, description="slope where z < 0")
 
 
-@operation(Kind.LAYER, LeakyReluParams, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, LeakyReluParams, facts={"activation", "rectifier"}, init=_HE, dies=lambda a, p: a if p.slope == 0 else None)
 def leaky_relu(build: Build, z: Value, p: LeakyReluParams) -> Value:
     """z if z > 0 else slope * z, elementwise. Source: Maas et al. 2013."""
     return apply("where", _positive(z), z, z * p.slope)
@@ -92,7 +129,7 @@ class EluParams(Params):
     alpha: float = Field(1.0, gt=0, description="minus the limit for z -> -inf")
 
 
-@operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE, range=lambda p: (-p.alpha, inf))
 def elu(build: Build, z: Value, p: EluParams) -> Value:
     """z if z > 0 else alpha * (e^z - 1), elementwise. Source: Clevert et al. 2015, arXiv:1511.07289."""
     return apply("where", _positive(z), z, apply("expm1", _below(z)) * p.alpha)
@@ -103,7 +140,8 @@ class SaturatedLinearParams(Params):
     high: float = Field(1.0, description="the largest value")
 
 
-@operation(Kind.LAYER, SaturatedLinearParams, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+@operation(Kind.LAYER, SaturatedLinearParams, facts={"activation", "bounded", "saturating"}, init=_XAVIER, range=lambda p: (p.low, p.high),
+           flat=lambda a, p: _at_an_end(a, p.low, p.high))  # fmt: skip
 def saturated_linear(build: Build, z: Value, p: SaturatedLinearParams) -> Value:
     """clip(z, low, high), elementwise; its slope at the ends is 0."""
     if p.low >= p.high:
@@ -112,7 +150,7 @@ def saturated_linear(build: Build, z: Value, p: SaturatedLinearParams) -> Value:
     return _clipped(z, p.low, p.high)
 
 
-@operation(Kind.LAYER, facts={"activation", "bounded"}, init=_XAVIER)
+@operation(Kind.LAYER, facts={"activation", "bounded"}, init=_XAVIER, range=_unit)
 def gaussian(build: Build, z: Value, p: NoParams) -> Value:
     """e^(-z^2), elementwise."""
     return apply("exp", -(z * z))
@@ -133,7 +171,7 @@ def prelu(build: Build, z: Value, p: PreluParams) -> Value:
     return apply("maximum", z, a * z) if p.form == "max" else apply("where", _positive(z), z, a * z)
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier", "bounded"}, init=_HE)
+@operation(Kind.LAYER, facts={"activation", "rectifier", "bounded"}, init=_HE, range=lambda p: (0.0, 6.0), dies=_itself)
 def relu6(build: Build, z: Value, p: NoParams) -> Value:
     """min(max(z, 0), 6), elementwise."""
     return _clipped(z, 0.0, 6.0)
@@ -142,25 +180,26 @@ def relu6(build: Build, z: Value, p: NoParams) -> Value:
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_LECUN)
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_LECUN, range=lambda p: (-_SELU_SCALE * _SELU_ALPHA, inf))
 def selu(build: Build, z: Value, p: NoParams) -> Value:
     """1.0507 (z if z > 0 else 1.6733 (e^z - 1)), elementwise: keeps mean 0 and variance 1. Source: Klambauer et al. 2017."""
     return apply("where", _positive(z), z, apply("expm1", _below(z)) * _SELU_ALPHA) * _SELU_SCALE
 
 
-@operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, EluParams, facts={"activation", "rectifier"}, init=_HE, range=lambda p: (-p.alpha, inf))
 def celu(build: Build, z: Value, p: EluParams) -> Value:
     """z if z > 0 else alpha (e^(z / alpha) - 1), elementwise. Source: Barron 2017, arXiv:1704.07483."""
     return apply("where", _positive(z), z, apply("expm1", _below(z) * (1 / p.alpha)) * p.alpha)
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE, range=_not_negative)
 def softplus(build: Build, z: Value, p: NoParams) -> Value:
     """ln(1 + e^z), elementwise, without overflow."""
     return apply("softplus", z)
 
 
-@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER, range=_around_zero,
+           flat=lambda a, p: _below_slope((1.0 - apply("absolute", a)) * (1.0 - apply("absolute", a))))  # fmt: skip
 def softsign(build: Build, z: Value, p: NoParams) -> Value:
     """z / (1 + |z|), elementwise."""
     return z / (apply("absolute", z) + 1.0)
@@ -189,13 +228,14 @@ def gelu(build: Build, z: Value, p: GeluParams) -> Value:
     return z * (gate + 1.0) * 0.5
 
 
-@operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER)
+@operation(Kind.LAYER, facts={"activation", "bounded", "saturating", "probability"}, init=_XAVIER, steepest=1 / 6, range=_unit,
+           flat=lambda a, p: _at_an_end(a, 0.0, 1.0))  # fmt: skip
 def hard_sigmoid(build: Build, z: Value, p: NoParams) -> Value:
     """clip(z / 6 + 1/2, 0, 1), elementwise: the definition of torch and Keras; ONNX's default slope is 1/5."""
     return _clipped(z * (1 / 6) + 0.5, 0.0, 1.0)
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE)
+@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE, dies=lambda a, p: apply("absolute", a))
 def hard_swish(build: Build, z: Value, p: NoParams) -> Value:
     """z * clip(z / 6 + 1/2, 0, 1), elementwise. Source: Howard et al. 2019, arXiv:1905.02244."""
     return z * _clipped(z * (1 / 6) + 0.5, 0.0, 1.0)
@@ -228,14 +268,14 @@ def _scaled(z: Value, p: SoftmaxParams, name: str) -> tuple[Value, int]:
     return z if p.temperature == 1 else z * (1 / p.temperature), p.axis % rank + 1
 
 
-@operation(Kind.LAYER, SoftmaxParams, facts={"activation", "bounded", "probability", "distribution"}, init=_XAVIER)
+@operation(Kind.LAYER, SoftmaxParams, facts={"activation", "bounded", "probability", "distribution"}, init=_XAVIER, range=_unit)
 def softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
     """e^(z_i / T) / sum_j e^(z_j / T) along an axis, with the largest z subtracted first."""
     scaled, axis = _scaled(z, p, "softmax")
     return apply("softmax", scaled, axis=axis)
 
 
-@operation(Kind.LAYER, SoftmaxParams, facts={"activation"}, init=_XAVIER)
+@operation(Kind.LAYER, SoftmaxParams, facts={"activation"}, init=_XAVIER, range=lambda p: (-inf, 0.0))
 def log_softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
     """z_i / T - ln sum_j e^(z_j / T) along an axis."""
     scaled, axis = _scaled(z, p, "log_softmax")

@@ -103,7 +103,7 @@ class SpatialDropoutParams(Params):
     rate: float = Field(0.5, ge=0, lt=1, description="share of channels set to 0")
 
 
-@operation(Kind.LAYER, SpatialDropoutParams, facts={"transparent"})
+@operation(Kind.LAYER, SpatialDropoutParams, facts={"transparent", "dropout"})
 def spatial_dropout(build: Build, x: Value, p: SpatialDropoutParams) -> Value:
     """x * m / (1 - rate) in training, one m for each channel of a sample; x in inference. Source: Tompson et al. 2014."""
     require_float(x, "spatial_dropout")

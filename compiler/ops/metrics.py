@@ -55,7 +55,7 @@ class AccuracyParams(Params):
     threshold: float = Field(0.5, description="what a single output must exceed to mean 1")
 
 
-@operation(Kind.METRIC, AccuracyParams, operands=2, fits=_classes, better="higher")
+@operation(Kind.METRIC, AccuracyParams, operands=2, fits=_classes, better="higher", facts={"majority"})
 def accuracy(a: Value, y: Column, p: AccuracyParams) -> Sums:
     """The share of right decisions: argmax for classes and one-hot targets, else a threshold for each element."""
     if is_index(a, y):

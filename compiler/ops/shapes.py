@@ -123,7 +123,7 @@ def subtract(build: Build, *tensors: Value, p: NoParams) -> Value:
     return _fold("subtract", tensors)
 
 
-@operation(Kind.LAYER, operands=None, facts={"merge"})
+@operation(Kind.LAYER, operands=None, facts={"merge", "product"})
 def multiply(build: Build, *tensors: Value, p: NoParams) -> Value:
     """a * b * ..., elementwise, on equal shapes."""
     return _fold("multiply", tensors)

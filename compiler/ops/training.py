@@ -89,11 +89,11 @@ class AtLeastParams(Params):
     value: float = Field(description="what it should reach")
 
 
-@operation(Kind.GOAL, AtLeastParams)
+@operation(Kind.GOAL, AtLeastParams, facts={"higher"})
 def at_least(p: AtLeastParams) -> None:
     """The figure that would be good enough: higher is better."""
 
 
-@operation(Kind.GOAL, AtLeastParams)
+@operation(Kind.GOAL, AtLeastParams, facts={"lower"})
 def at_most(p: AtLeastParams) -> None:
     """The figure that would be good enough: lower is better."""
