@@ -70,12 +70,13 @@ def watching_graph(objective: Objective, trained: Sequence[Parameter]) -> Watchi
 
 
 def _hidden(objective: Objective) -> Iterator[tuple[str, Application, Value]]:
-    """Applications with their results, each under a name of its own: neither outputs, where certainty is wanted, nor gates."""
+    """Applications with their results, each under a name of its own: neither outputs, where certainty is wanted, nor gates, which may be shut."""
     network: Network = objective.network
     aside = {output.ref.application for output in network.outputs}
     for application in network.applications:
         if "product" in application.bound.operation.facts:
-            aside |= {operand.application for operand in application.operands if isinstance(operand, Ref)}
+            operands = {operand.application for operand in application.operands if isinstance(operand, Ref) and operand.application >= 0}
+            aside |= {index for index in operands if "probability" in network.applications[index].bound.operation.facts}
     uses: dict[str, int] = {}
     for index, application in enumerate(network.applications):
         count = uses[application.path] = uses.get(application.path, 0) + 1

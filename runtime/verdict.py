@@ -130,7 +130,7 @@ def judge(e: Evidence) -> Verdict:
     if e.goal is not None and e.goal.figure in e.kept.get(e.goal.split, {}):
         return _by_goal(e, e.goal, improving, numbers)
     for figure in e.majority:
-        if new is not None and _no_better(e, new, figure):
+        if new is not None and _no_better(e, new, figure) and _no_better(e, "train", figure):
             share = e.constant[new][figure]
             return Verdict("underfitting", f"{figure} on {new} is {e.kept[new][figure]:.1%}, and always giving the most frequent class has {share:.1%}",
                            ("class_weights in the loss, so that rare classes count", "f1 or auc in the metrics: they see what accuracy does not", *_more(e)),
