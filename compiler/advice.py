@@ -114,7 +114,8 @@ def _dropout(network: Network, findings: Findings) -> None:
         if "dropout" not in _facts(application):
             continue
         p = application.bound.params
-        keep = p.keep if p.keep is not None else 1 - p.rate
+        kept = getattr(p, "keep", None)
+        keep = kept if kept is not None else 1 - p.rate
         if keep < 0.5:
             findings.add("W302", application.span, f"keeps {keep:.0%}", help="keep at least half: dropout(0.5) or less")
         if index in outputs:
