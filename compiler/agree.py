@@ -87,6 +87,7 @@ def _tables(program: Program) -> None:
 def _training(program: Program, section: Section) -> None:
     train: TrainParams = section.params
     _monitors(program, section, _objective(program, section))
+    _ensemble(program, section)
     _parts(program, train)
     _solver(program, train, section)
     if not program.findings.errors and not program.bundles:
@@ -156,10 +157,40 @@ def _monitors(program: Program, section: Section, metrics: list[str] | None) -> 
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
         elif outline is not None and split is None and not outline.sound:
             continue
-        elif part != "train" and not (split is not None and getattr(split.params, SPLITS[part]) > 0):
+        elif part != "train" and not (split is not None and _has(split, SPLITS[part])):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {SPLITS[part]} split", name=monitor.name, notes=notes, split=SPLITS[part],
                          help="write split = random(train=80%, validation=10%, test=10%) in the data section")  # fmt: skip
+
+
+def _has(split: Bound, part: str) -> bool:
+    """Whether the split makes a part; every fold validates in its turn."""
+    return ("folds" in split.operation.facts and part == "validation") or getattr(split.params, part) > 0
+
+
+def _ensemble(program: Program, section: Section) -> None:
+    """An ensemble has rows to draw from, one rule for them, and outputs that can be averaged."""
+    experiment, findings, bagging = program.experiment, program.findings, section.params.ensemble
+    folds = experiment.folds
+    if bagging is not None and experiment.outline is None:
+        findings.add("E520", bagging.span, "there is no data section", ensemble=bagging.name, problem="has no rows to draw",
+                     help="add a data section, or leave the ensemble out")  # fmt: skip
+    if folds is None:
+        return
+    if bagging is not None:
+        notes = [Note(folds.span, "an ensemble already")] if folds.span is not None else []
+        findings.add("E520", bagging.span, f"{folds.params.folds} folds, and {bagging.params.members} samples of each?", ensemble=bagging.name,
+                     problem="and a k_fold are two ensembles", notes=notes, help="keep one of them")  # fmt: skip
+    data = experiment.data
+    targets = {term.term.operands[1].name for term in section.params.loss}
+    for name in sorted(targets & program.prepared.keys()) if data is not None else ():
+        prepared, entry = program.prepared[name], data.names[name]  # type: ignore[union-attr]
+        learns = [s.bound for s in entry.steps if s.bound.operation.extra.get("learns") and not s.bound.operation.extra.get("classes")]
+        new_units = [bound for bound in learns if "keeps_units" not in bound.operation.facts]
+        if new_units and prepared.inverse is None:
+            findings.add("E520", new_units[0].span, f"`{name}` cannot be brought back to the column's units", ensemble=folds.name,
+                         problem=f"learns `{new_units[0].name}` anew in every fold",
+                         help="give a target steps with a way back, such as standardize alone")  # fmt: skip
 
 
 def _parts(program: Program, train: TrainParams) -> None:

@@ -354,4 +354,22 @@ CODES: dict[str, Code] = {
         only a data section has. Without one, count them where the batches come from and write a list.
         """,
     ),
+    "E520": Code(
+        "`{ensemble}` {problem}",
+        """
+        An ensemble is several networks whose outputs are averaged. bagging(n) trains each on a bootstrap sample of the
+        training rows; k_fold(k) trains each on all folds but one and validates it on that one. Both need rows to draw
+        from, and only one of them can say which rows a member gets. Averages are taken in the units of the target's
+        column, so a step whose figures every fold learns anew must have a way back.
+
+            data  { ...  split = k_fold(5, test=20%) }          train { ...  ensemble = bagging(5) }
+        """,
+    ),
+    "E521": Code(
+        "the ensemble in `{path}` is not finished",
+        """
+        Members are trained one after another, and the ensemble is written when the last has finished. An average of
+        some of them would be another model. `nnc train FILE -o RUN --resume` goes on where it stopped.
+        """,
+    ),
 }

@@ -23,7 +23,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Totals; bytes are of the arrays that a step, or a prediction, of the given batch keeps at once."""
+    """Totals of one network; bytes are of the arrays that a step, or a prediction, of the given batch keeps at once.
+
+    An ensemble trains `members` of them, one after another, and predicts with all.
+    """
 
     layers: tuple[LayerCost, ...]
     parameters: int
@@ -32,6 +35,7 @@ class Cost:
     parameter_bytes: int
     training_bytes: int | None
     inference_bytes: int
+    members: int
 
 
 def flops(value: Value, n: int = 1) -> int:
@@ -62,6 +66,9 @@ def training_samples(program: Program) -> int | None:
     window = next((name.window for name in data.names.values() if name.window is not None), None)
     samples = data.schema.rows if window is None else max(0, (data.schema.rows - window.offset - window.length) // window.stride + 1)
     share = getattr(data.split.params, "train", 1.0) if data.split is not None else 1.0
+    if program.experiment.folds is not None:
+        p = program.experiment.folds.params
+        share = (1 - p.test) * (p.folds - 1) / p.folds
     return round(samples * share) if isinstance(share, float | int) else samples
 
 
@@ -88,4 +95,4 @@ def cost(program: Program) -> Cost:
     total = sum(flops(v) for v in program.inference_graph.order())
     batch = program.batch
     training = program.training_bytes(batch) if program.train is not None else None
-    return Cost(tuple(layers), parameters, total, batch, program.parameter_bytes, training, program.inference_bytes(batch))
+    return Cost(tuple(layers), parameters, total, batch, program.parameter_bytes, training, program.inference_bytes(batch), program.experiment.members)

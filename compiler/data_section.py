@@ -74,7 +74,7 @@ class DataChecker:
                 label = f"it advances by {windows[name].stride}, `{first}` by {window.stride}" if name in windows else "rows, not windows"
                 self.findings.add("E413", other.span, label, step="window", help=f"give it a window with stride={window.stride} as well")
         longest = max(w.length for w in windows.values())
-        if data.split is not None and data.split.name == "random" and window.stride < longest:
+        if data.split is not None and "drawn" in data.split.operation.facts and window.stride < longest:
             self.findings.add("E414", data.split.span, f"windows of {longest} rows advance by {window.stride}",
                               help="use ordered(...), or a stride as long as the windows")  # fmt: skip
 

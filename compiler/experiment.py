@@ -122,6 +122,7 @@ class TrainParams(Params):
     goal: Annotated[Bound | None, Of(Kind.GOAL)] = Field(None, description="the figure that would be good enough")
     start: Annotated[Bound | None, Of(Kind.START)] = Field(None, description="weights to start from")
     groups: tuple[Annotated[Bound, Of(Kind.GROUP)], ...] = Field((), description="rates per part, and frozen parts")
+    ensemble: Annotated[Bound | None, Of(Kind.ENSEMBLE)] = Field(None, description="several networks whose outputs are averaged")
 
     def sample_weights(self) -> list[Reference]:
         """The data names that weight samples, as the loss terms name them."""
@@ -173,3 +174,19 @@ class Experiment:
     export: Section
     outline: Outline | None
     overrides: dict[str, Any] = field(default_factory=dict)  # constants that --set or Python replaced
+
+    @property
+    def folds(self) -> Bound | None:
+        """The split, where it makes an ensemble."""
+        split = self.outline.split if self.outline is not None else None
+        return split if split is not None and "folds" in split.operation.facts else None
+
+    @property
+    def members(self) -> int:
+        """How many networks a training makes; more than one are an ensemble."""
+        if self.train is None:
+            return 1
+        if self.folds is not None:
+            return int(self.folds.params.folds)
+        ensemble: Bound | None = self.train.params.ensemble
+        return 1 if ensemble is None else int(ensemble.params.members)

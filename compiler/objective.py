@@ -138,21 +138,21 @@ class Objective:
                     with origin(f"loss/{bound.name}"):
                         build = TermBuild(self.dtype, target.name, index)
                         each = bound.operation.function(build, output, self.columns[target.name], bound.params)
-                        each = each if weights is None else each * self._weights(weights)
+                        each = each if weights is None else each * self._weights(weights, each.dtype)
                         found.append((term.weight, each, bound.operation.extra.get("batch") == "root"))
                 except Refusal as refusal:
                     at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
                     self.findings.add_refusal(refusal, at or bound.span)
         return found
 
-    def _weights(self, name: Reference) -> Value:
+    def _weights(self, name: Reference, dtype: str) -> Value:
         """One number a sample, in the dtype of the losses."""
         column = self.columns[name.name]
         kind = column.value.type
         if kind.dtype == "string" or column.classes is not None or kind.size(1) != 1:
             held = "classes" if column.classes is not None else f"{kind.dtype}{dims(kind.shape[1:])}"
             raise Refusal("E518", at="weights", label=f"it holds {held}", name=name.name, help="give one number column, such as column(w)")
-        value = column.value if kind.dtype == self.dtype else apply("cast", column.value, dtype=self.dtype)
+        value = column.value if kind.dtype == dtype else apply("cast", column.value, dtype=dtype)
         return value if value.shape == (N,) else apply("reshape", value, shape=(N,))
 
     @property

@@ -69,11 +69,12 @@ def _check_budget(program: Program, max_bytes: int) -> None:
     """Everything that a step, or a prediction, keeps at once stays within the limit."""
     data, train, findings = program.experiment.data, program.experiment.train, program.findings
     waiting = data is not None and len(program.prepared) < len(data.names)
-    needed = program.parameter_bytes
+    parameters = program.parameter_bytes * program.experiment.members
+    needed = parameters
     if needed <= max_bytes:
         n = program.batch
-        needed = program.inference_bytes(n) if train is None or waiting else program.training_bytes(n)
+        needed = max(needed, program.inference_bytes(n) if train is None or waiting else program.training_bytes(n))
     if needed > max_bytes:
-        label = f"{needed / 2**30:,.1f} GiB at batch {program.batch:,}, {program.parameter_bytes / 2**30:,.1f} GiB of them parameters"
+        label = f"{needed / 2**30:,.1f} GiB at batch {program.batch:,}, {parameters / 2**30:,.1f} GiB of them parameters"
         findings.add("E307", train.at("batch") if train is not None else program.experiment.network.outputs[0].span, label,
                      what="training" if train is not None else "the network", help="use fewer units or a smaller batch, or raise --max-bytes")  # fmt: skip

@@ -14,8 +14,7 @@ from typing import Any
 from .diagnostics import Findings, Note, Refusal
 from .experiment import Data, DataName, InputTensor, Network
 from .ir import FLOATS, Batch, N, Shape, TensorType, Value, apply, constant, dims, origin
-from .operation import Column
-from .source import Span
+from .operation import Bound, Column
 
 
 class NotKnownYet(Exception):
@@ -44,6 +43,7 @@ class Prepared:
     raw: Value
     column: Column
     inverse: Callable[[Value], Value] | None = None
+    onward: Callable[[Value], Value] | None = None  # from the column's units to what comes out: undoes `inverse`
     stages: list[Column] = field(default_factory=list)  # the column before each step, then the last
 
 
@@ -72,6 +72,7 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
     column = Column(rows, data.schema.columns[name.columns[0]].classes if name.single else None)
     prepared = Prepared(raw, column)
     back: list[Callable[[Value], Value]] = []
+    on: list[Callable[[Value], Value]] = []
     invertible, windowed = True, False
     row_shape = rows.shape[1:]  # of the column where the window takes it up
     for step in name.steps:
@@ -96,7 +97,8 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
         inverse = bound.operation.extra.get("inverse")
         if inverse is not None:
             back.insert(0, partial(_back, inverse, build, bound.params))
-        elif bound.name not in ("flatten", "reshape", "impute", "window"):
+            on.append(partial(_on, build, bound))
+        elif "keeps_units" not in bound.operation.facts:
             invertible = False
         if "window" not in bound.operation.facts and not windowed:
             row_shape = column.value.shape[1:]
@@ -105,22 +107,28 @@ def prepare(data: Data, name: DataName, dtype: str, learned: Mapping[str, tuple[
     prepared.stages.append(column)
     if invertible and back:
 
-        def inverse_of(y: Value) -> Value:
-            with origin(f"data/{name.name}/inverse"):
+        def through(steps: list[Callable[[Value], Value]], way: str, y: Value) -> Value:
+            with origin(f"data/{name.name}/{way}"):
                 given = y.shape
                 if windowed:  # figures were learned for rows
                     y = apply("reshape", y, shape=(Batch(name.window.length if name.window else 1), *row_shape))
-                for step_back in back:
-                    y = step_back(y)
+                for step in steps:
+                    y = step(y)
                 return y if y.shape == given else apply("reshape", y, shape=given)
 
-        prepared.inverse = inverse_of
+        prepared.inverse, prepared.onward = partial(through, back, "inverse"), partial(through, on, "onward")
     return prepared
 
 
 def _back(inverse: Callable[..., Value], build: FieldBuild, p: Any, y: Value) -> Value:
     """The way back through one step."""
     return inverse(build, y, p)
+
+
+def _on(build: FieldBuild, bound: Bound, y: Value) -> Value:
+    """One step again."""
+    column: Column = bound.operation.function(build, Column(y), bound.params)
+    return column.value
 
 
 def decode(index: Value, column: Column) -> Value:
@@ -154,7 +162,7 @@ def check_feeds(network: Network, prepared: Mapping[str, Prepared], data: Data, 
         got = prepared[declared.name].column.value.type
         wanted = TensorType(dtype if declared.dtype == "float32" else declared.dtype, (N, *declared.shape))
         if got != wanted and not _may_shrink(data, data.names[declared.name], prepared[declared.name], wanted):
-            _mismatch(declared, got, wanted, data.names[declared.name].span, findings)
+            _mismatch(declared, got, wanted, data.names[declared.name], findings, _lacks_a_class(data, data.names[declared.name], got, wanted))
 
 
 def _may_shrink(data: Data, name: DataName, prepared: Prepared, wanted: TensorType) -> bool:
@@ -167,14 +175,21 @@ def _may_shrink(data: Data, name: DataName, prepared: Prepared, wanted: TensorTy
     return (got.dtype, got.shape[:-1]) == (wanted.dtype, wanted.shape[:-1]) and 0 < int(wanted.shape[-1]) < len(values)  # type: ignore[arg-type]
 
 
+def _lacks_a_class(data: Data, name: DataName, got: TensorType, wanted: TensorType) -> bool:
+    """Whether fewer classes than wanted may be those of one fold."""
+    last = name.steps[-1].bound if name.steps else None
+    folds = data.split is not None and "folds" in data.split.operation.facts
+    return folds and last is not None and last.name == "one_hot" and got.rank == wanted.rank and got.size(1) < wanted.size(1)
+
+
 def _spoken(kind: TensorType) -> str:
     """A type as the language writes it: a scalar per sample has no brackets."""
     return f"{kind.dtype}{dims(kind.shape[1:])}" if kind.rank > 1 else kind.dtype
 
 
-def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: Span, findings: Findings) -> None:
+def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, name: DataName, findings: Findings, lacking: bool) -> None:
     have = _spoken(got)
-    help = f"declare the input as {have}"
+    help = "name all classes, one_hot([...]): a fold may lack one" if lacking else f"declare the input as {have}"
     if got.dtype == "string":
         help = "turn the text into classes with `-> category`, or into `-> one_hot`"
     elif got.dtype != wanted.dtype:
@@ -183,4 +198,4 @@ def _mismatch(declared: InputTensor, got: TensorType, wanted: TensorType, span: 
     elif got.rank != wanted.rank and got.size(1) == wanted.size(1):
         help = "add `-> flatten` or `-> reshape([...])`, or declare the input as " + have
     note = Note(declared.span, f"the input wants {declared.dtype}{_spoken(wanted).removeprefix(wanted.dtype)}")
-    findings.add("E407", span, f"this gives {have}", name=f"`{declared.name}`", help=help, notes=(note,))
+    findings.add("E407", name.span, f"this gives {have}", name=f"`{declared.name}`", help=help, notes=(note,))

@@ -47,8 +47,8 @@ class Step:
     scalars: dict[str, Callable[[int], float]]
 
 
-def evaluation(objective: Objective) -> Evaluation:
-    """Sums over a batch in inference mode; losses exclude penalties."""
+def evaluation(objective: Objective, transform: Callable[[list[Value]], list[Value]] = lambda roots: roots) -> Evaluation:
+    """Sums over a batch in inference mode; losses exclude penalties. `transform` sees the graph before anything is rewritten."""
     metrics = objective.metrics()
     outputs = {f"loss/{i}": total(apply("cast", each, dtype="float64")) for i, (_, each, _) in enumerate(objective.per_sample)}
     outputs["count"] = apply("axis_size", objective.per_sample[0][1], axis=0, dtype="float64")
@@ -56,7 +56,7 @@ def evaluation(objective: Objective) -> Evaluation:
         for term, value in metric.sums.terms.items():
             outputs[f"{metric.key}/{term}"] = value
     terms = tuple((weight, root) for weight, _, root in objective.per_sample)
-    return Evaluation(optimised(stabilised(Graph(outputs)), inference=True), tuple(metrics), terms)
+    return Evaluation(optimised(stabilised(Graph(outputs).map(transform)), inference=True), tuple(metrics), terms)
 
 
 def differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:

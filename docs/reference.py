@@ -25,6 +25,7 @@ SECTIONS = {
     Kind.GOAL: "Goals",
     Kind.GROUP: "Groups",
     Kind.START: "Start",
+    Kind.ENSEMBLE: "Ensembles",
     Kind.SOURCE: "Sources",
     Kind.COLUMN: "Column selections",
     Kind.STEP: "Data steps",

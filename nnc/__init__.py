@@ -10,8 +10,9 @@ from .compiler.diagnostics import SpecError
 if TYPE_CHECKING:
     from .compiler.pipeline import Program as _Checked
     from .runtime.data.dataset import Dataset
+    from .runtime.ensemble import Ensemble
     from .runtime.model import Model
-    from .runtime.train import Result
+    from .runtime.train import EnsembleResult, Result
 
 __version__ = "0.1.0"
 __all__ = ["Program", "SpecError", "compile", "load", "train"]
@@ -25,7 +26,7 @@ class Program:
         self._data: Dataset | None = None
 
     def init(self, seed: int | None = None) -> Model:
-        """Parameters and optimiser state; the seed of the train section when none is given.
+        """Parameters and optimiser state of one network; the seed of the train section when none is given. `train` makes an ensemble's members.
 
         The data is read only if something depends on it: a step that learns, balanced class weights, or a penalty scaled by the number of samples.
         """
@@ -60,15 +61,17 @@ def compile(spec: str | Path, *, data_root: str | Path | None = None, **constant
     return Program(analyse(source, root=root, overrides=constants), root)
 
 
-def load(path: str | Path) -> Model:
-    """The model of a file that `Model.save` or a run wrote."""
-    from .runtime.model import load as load_model
+def load(path: str | Path) -> Model | Ensemble:
+    """The model, or the ensemble, of a file that `save` or a run wrote."""
+    from .runtime.ensemble import load as load_model
 
     return load_model(path)
 
 
-def train(spec: str | Path, *, out: str | Path | None = None, data_root: str | Path | None = None, resume: bool = False, **constants: Any) -> Result:
-    """What `nnc train` does: data, training, checkpoints; the result holds the model and the figures of every split."""
+def train(
+    spec: str | Path, *, out: str | Path | None = None, data_root: str | Path | None = None, resume: bool = False, **constants: Any
+) -> Result | EnsembleResult:
+    """What `nnc train` does: data, training, checkpoints; the result holds the model, or the ensemble, and the figures of every split."""
     from .compiler.pipeline import read
     from .runtime.train import train as run
 

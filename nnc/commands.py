@@ -18,6 +18,7 @@ from .compiler.lower import MAX_BYTES
 from .compiler.source import Source
 
 if TYPE_CHECKING:
+    from .runtime.ensemble import Ensemble
     from .runtime.model import Model
 
 
@@ -69,7 +70,9 @@ def check(options: Namespace) -> int:
             if options.format == "text":
                 network = program.experiment.network
                 parameters = sum(_product(p.shape) for p in program.inference.parameters.values())
-                print(f"{file}: ok, {len(network.applications)} layers, {parameters:,} parameters")
+                members = program.experiment.members
+                times = f", {members} times: an ensemble" if members > 1 else ""
+                print(f"{file}: ok, {len(network.applications)} layers, {parameters:,} parameters{times}")
         except SpecError as error:
             refused += 1
             found += error.diagnostics
@@ -109,6 +112,10 @@ def summary(options: Namespace) -> int:
     if found.training_bytes is not None:
         print(f"training    {terminal.bytes_of(found.training_bytes)} at batch {found.batch:,}")
     print(f"inference   {terminal.bytes_of(found.inference_bytes)} at batch {found.batch:,}")
+    if found.members > 1:
+        n = found.members
+        print(f"ensemble    {n} such networks, trained one after another: {n} times the time; the exported one has {n * found.parameters:,} parameters "
+              f"({terminal.bytes_of(n * found.parameter_bytes)}) and {terminal.count(n * found.flops)} flops a sample")  # fmt: skip
     return 0
 
 
@@ -146,6 +153,12 @@ def _train(options: Namespace) -> Any:
 def _report(result: Any) -> None:
     print(terminal.figures(result.figures))
     print()
+    if len(result.model.members) > 1:
+        print(terminal.spread(result.spread))
+        print()
+        print(f"trained {len(result.members)} members in {result.seconds:.1f} s")
+        print(f"run     {result.run}")
+        return
     print(terminal.verdict(result.verdict))
     print()
     if result.best_epoch is not None and result.model.program.train.stop is not None:
@@ -162,26 +175,31 @@ def train(options: Namespace) -> int:
 
 
 def eval(options: Namespace) -> int:
-    from .runtime.data.dataset import load
+    from .runtime.data.dataset import open_data
     from .runtime.data.rows import labelled
+    from .runtime.members import judged, spread
     from .runtime.metrics import Evaluator
     from .runtime.run import Run
 
     run = Run(Path(options.run))
-    model, _ = run.model()
-    evaluator = Evaluator(model)
+    model = run.model()
     if options.data is not None:
+        evaluator = Evaluator.of(model)
         found = {"data": evaluator.figures(batch for chunk in labelled(model, Path(options.data)) for batch in evaluator.cut(chunk))}
+        members: list[Any] = []
     else:
-        root = Path(options.data_root or run.manifest()["data"]["root"])
+        manifest = run.manifest()["data"]
+        root = Path(options.data_root or manifest["root"])
         experiment = model.program.experiment
-        program = pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides)
-        _, data = load(program, root)
-        if data.digest != run.manifest()["data"]["sha256"]:
-            _refuse("E511", "its raw columns have another SHA-256 than at training", "restore the data, or name a file with --data",
-                    problem="the data has changed")  # fmt: skip
-        found = {split: evaluator.figures(data.batches(split, evaluator.batch)) for split in data.splits}
-    print(json.dumps(found, indent=2) if options.format == "json" else terminal.figures(found))
+        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides), root)
+        found, members = judged(model, opened, manifest["sha256"])
+    if options.format == "json":
+        print(json.dumps(found | ({"members": members} if members else {}), indent=2))
+    else:
+        print(terminal.figures(found))
+        if members:
+            print()
+            print(terminal.spread(spread(members)))
     return 0
 
 
@@ -189,13 +207,13 @@ def predict(options: Namespace) -> int:
     from .runtime.predict import predict as write_predictions
     from .runtime.run import Run
 
-    model, _ = Run(Path(options.run)).model()
+    model = Run(Path(options.run)).model()
     rows = write_predictions(model, Path(options.input), Path(options.out))
     print(f"{options.out}: {rows:,} rows")
     return 0
 
 
-def _export(model: Model, rows: Mapping[str, Any] | None, directory: Path) -> None:
+def _export(model: Model | Ensemble, rows: Mapping[str, Any] | None, directory: Path) -> None:
     from .runtime.files import write_json
 
     file: str = model.program.experiment.export.params.file
@@ -210,7 +228,7 @@ def export(options: Namespace) -> int:
     from .runtime.run import Run
 
     run = Run(Path(options.run))
-    model, _ = run.model()
+    model = run.model()
     _export(model, run.rows(), Path(options.out) if options.out else run.path / "export")
     return 0
 

@@ -43,7 +43,11 @@ def bytes_of(number: int) -> str:
     return f"{number} B"
 
 
-def figure(value: float) -> str:
+def figure(value: Any) -> str:
+    """A number; a figure for each class in brackets, the rows of a matrix with a semicolon between them."""
+    if isinstance(value, list):
+        rows = value if value and isinstance(value[0], list) else [value]
+        return "[" + "; ".join(" ".join(str(v) if isinstance(v, int) else figure(v) for v in row) for row in rows) + "]"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
 
 
@@ -57,6 +61,13 @@ def figures(by_split: Mapping[str, Mapping[str, float]]) -> str:
 def verdict(found: Verdict) -> str:
     """What a learning curve shows, and what to try next."""
     return "\n".join([f"verdict: {found.name}", f"  {found.because}", *(f"  try {text}" for text in found.next)])
+
+
+def spread(by_split: Mapping[str, Mapping[str, Any]]) -> str:
+    """Mean and standard deviation of each figure over the members of an ensemble, a row a split."""
+    names = list(dict.fromkeys(name for found in by_split.values() for name in found))
+    rows = [[split, *(f"{figure(found[n].mean)} \u00b1 {figure(found[n].std)}" for n in names)] for split, found in by_split.items()]
+    return table(["members", *names], rows, range(1, len(names) + 1))
 
 
 def _left(seconds: float) -> str:
@@ -78,37 +89,44 @@ class Lines:
         self.first = 0.0  # epochs that were done before this process began
         self.width = 0
         self.known = ""  # the figures of the last epoch
+        self.advised = False
+        self.member = ""  # which of an ensemble's members is trained
 
     def observe(self) -> Progress:
         from .runtime.train import Progress
 
-        return Progress(self.start, self.step if self.live else Progress.on_step, self.epoch, self.note)
+        return Progress(self.start, self.step if self.live else Progress.on_step, self.epoch, self.of_member, self.note)
+
+    def of_member(self, index: int, count: int) -> None:
+        self.member = f"member {index}/{count}  "
+        self.known = ""
 
     def start(self, model: Any, data: Any, train: Any, epoch: int) -> None:
         self.epochs, self.first = train.epochs, epoch
         self.begun = time.monotonic()
         rows = ", ".join(f"{name} {len(rows):,}" for name, rows in data.splits.items())
         parameters = sum(a.size for a in model.parameters.values())
-        for diagnostic in model.program.findings.advice:
+        for diagnostic in model.program.findings.advice if not self.advised else ():
             self.note(render_text(diagnostic))
+        self.advised = True
         resumed = f", from epoch {epoch + 1}" if epoch else ""
-        self.note(f"training {parameters:,} parameters on {rows} rows{resumed}")
+        self.note(f"{self.member}training {parameters:,} parameters on {rows} rows{resumed}")
 
     def step(self, epoch: int, done: int, rows: int, loss: float, speed: float) -> None:
         now = time.monotonic()
         if now - self.drawn < self.INTERVAL:
             return
         self.drawn = now
-        self._draw(f"epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
+        self._draw(f"{self.member}epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         figures = [f"{split}.{name} {figure(value)}" for split in ("train", "val", "test") for name, value in record.get(split, {}).items()]
         if self.live:
             self.known = "".join(f"  {f}" for f in figures if not f.startswith("train.loss"))
-            self._draw(f"epoch {record['epoch']}/{self.epochs}  100%  loss {figure(record['train']['loss'])}{self.known}",
+            self._draw(f"{self.member}epoch {record['epoch']}/{self.epochs}  100%  loss {figure(record['train']['loss'])}{self.known}",
                        record["epoch"], record["samples_per_second"])  # fmt: skip
         else:
-            self._write("  ".join([f"epoch {record['epoch']}/{self.epochs}", *figures, f"{record['samples_per_second']:,.0f} samples/s"]) + "\n")
+            self._write("  ".join([f"{self.member}epoch {record['epoch']}/{self.epochs}", *figures, f"{record['samples_per_second']:,.0f} samples/s"]) + "\n")
 
     def note(self, text: str) -> None:
         """A line of its own; the line that is drawn over goes on below it."""

@@ -6,6 +6,7 @@ than this one comes from always giving the most frequent class.
 
 from __future__ import annotations
 
+from collections import ChainMap
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def constant_figures(model: Model, data: Dataset) -> dict[str, dict[str, float]]
         if prediction in probabilities:
             found = np.clip(found, _EDGE, 1 - _EDGE)
         constants[f"constant/{prediction}"] = found.astype(output.dtype)
-    evaluator = Evaluator(model, program.constant_evaluation(), constants)
+    evaluator = Evaluator(program.constant_evaluation(), ChainMap(dict(constants), dict(model.known)), model.arena)
     return {split: evaluator.figures(data.batches(split, evaluator.batch)) for split in data.splits}
 
 

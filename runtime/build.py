@@ -10,12 +10,14 @@ from typing import Any
 from nnc.compiler import pipeline, plan
 from nnc.compiler.schema import Files
 
-from .data.dataset import load
+from .data.dataset import open_data
+from .ensemble import Ensemble
 from .files import TEMPORARY, digest_of, refuse, write_json, write_text
 from .kernels import Array
 from .machine import versions
+from .members import parts, seeds
 from .model import Model
-from .train import start_from
+from .start import start_from
 
 
 def _inputs(program: pipeline.Program, root: Path) -> dict[str, object]:
@@ -51,6 +53,22 @@ def _known(target: Path) -> dict[str, Any] | None:
     refuse("E704", "it holds files that are no build", "give another directory with -o", path=str(target))
 
 
+def _untrained(program: pipeline.Program, root: Path, max_bytes: int) -> tuple[list[Model], dict[str, Array] | None]:
+    """The networks with the weights that they start from, and rows to verify an export with."""
+    experiment = program.experiment
+    if experiment.data is None:
+        models, rows = [Model(program, seeds(experiment)[0], root=root)], None
+    else:
+        models = []
+        for (known, data), seed in zip(parts(open_data(program, root, max_bytes)), seeds(experiment), strict=True):
+            models.append(Model(known, seed, data.learned.arrays, data.rows("train"), root))
+        rows = {name: array[data.splits["train"][:256]] for name, array in data.raw.items()}
+    for model in models:
+        if model.program.train is not None and model.program.train.start is not None:
+            start_from(model, model.program.train.start, Files(root))
+    return models, rows
+
+
 def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -> list[str]:
     """The names of the files written into the target; none where nothing has changed since the last build."""
     inputs = _inputs(program, root)
@@ -61,21 +79,14 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
             return []
     except OSError:
         pass  # a file of the last build is gone
-    rows: dict[str, Array] | None = None
-    train, samples, learned = program.train, None, {}
-    if program.experiment.data is not None:
-        program, data = load(program, root, max_bytes)
-        samples, learned = data.rows("train"), data.learned.arrays
-        chosen = data.splits["train"][:256]
-        rows = {name: array[chosen] for name, array in data.raw.items()}
-    model = Model(program, train.seed if train else 0, learned, samples, root)
-    if train is not None and train.start is not None:
-        start_from(model, train.start, Files(root))
+    models, rows = _untrained(program, root, max_bytes)
+    model = models[0]
     write_json(manifest, {"inputs": None, "files": {}})  # whose directory this is, should the rest not be written
     written = [program.experiment.export.params.file]
-    model.export_onnx(target / written[0], rows)
+    (model if len(models) == 1 else Ensemble(models)).export_onnx(target / written[0], rows)
+    train = model.program.train
     if train is not None:
-        n = train.batch if isinstance(train.batch, int) else samples or 1
+        n = train.batch if isinstance(train.batch, int) else model.samples or 1
         write_text(target / "plan.txt", plan.show(plan.plan(model.stepper().graph, n)) + "\n")
         written.append("plan.txt")
     write_json(manifest, {"inputs": inputs, "files": {name: digest_of(target / name) for name in written}})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -11,25 +10,29 @@ import numpy as np
 from nnc.compiler.ir import Batch
 from nnc.compiler.training import Evaluation
 
-from .executor import Executor
-from .kernels import Array
+from .ensemble import Ensemble
+from .executor import Arena, Executor
+from .kernels import Array, Randomness
 from .model import Model
 
 EVALUATION_BATCH = 1024
 
 
 class Evaluator:
-    """Evaluates a model on splits; its graph is compiled once."""
+    """Adds up an evaluation graph over batches; it is compiled once."""
 
-    def __init__(self, model: Model, evaluation: Evaluation | None = None, constants: Mapping[str, Array] | None = None):
-        """The model's own evaluation, or another of the same targets with variables of its own."""
-        self.evaluation = model.program.evaluation() if evaluation is None else evaluation
-        known = model.known if constants is None else ChainMap(dict(constants), dict(model.known))
-        self.executor = Executor(self.evaluation.graph, known, model.randomness, model.arena)
+    def __init__(self, evaluation: Evaluation, variables: Mapping[str, Array], arena: Arena):
+        self.evaluation = evaluation
+        self.executor = Executor(evaluation.graph, variables, Randomness(0), arena)
         outputs = self.evaluation.graph.outputs
         self.collected = [name for name, value in outputs.items() if any(isinstance(d, Batch) for d in value.shape)]
         width = sum(v.type.size(1) for v in self.evaluation.graph.order() if not v.primitive.leaf)
         self.batch = max(1, min(EVALUATION_BATCH, 16_000_000 // max(1, width)))  # keeps the arena small for wide networks
+
+    @classmethod
+    def of(cls, model: Model | Ensemble) -> Evaluator:
+        """For batches of data names: prepared ones, of an ensemble raw ones."""
+        return cls(model.evaluation(), model.known, model.arena)
 
     def figures(self, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         """`loss` (without penalties) and every metric, over all samples."""

@@ -322,6 +322,14 @@ class Model:
                      help="lower the learning rate, add clip = global_norm(1.0), or scale the data")  # fmt: skip
         raise TrainingFailure(findings.found)
 
+    @property
+    def members(self) -> tuple[Model, ...]:
+        """The networks whose outputs are averaged: this one."""
+        return (self,)
+
+    def evaluation(self) -> training.Evaluation:
+        return self.program.evaluation()
+
     # Files
 
     def about(self) -> dict[str, Any]:
@@ -393,15 +401,14 @@ def _schema_in(content: Mapping[str, Any]) -> Schema:
     return Schema(columns, content["rows"])
 
 
-def load(path: str | Path) -> Model:
-    """The model of a file that `save` or a run wrote; E702 if it is damaged."""
-    model, _ = load_with(Path(path))
-    return model
-
-
 def load_with(path: Path) -> tuple[Model, dict[str, Any]]:
-    """The model, and everything that the file knows about it."""
+    """The model of a file that `save` or a run wrote, and everything that the file knows about it; E702 if it is damaged."""
     arrays, about = read_arrays(path)
+    return made_again(arrays, about, path), about
+
+
+def made_again(arrays: Mapping[str, Array], about: Mapping[str, Any], path: Path) -> Model:
+    """The model of these arrays, as `about` describes it; E702 names the file where the two do not fit."""
     try:
         if about["format"] != FORMAT:
             refuse("E702", f"its format is {about['format']}, this version reads {FORMAT}", "use the version that wrote it", path=str(path))
@@ -415,9 +422,9 @@ def load_with(path: Path) -> tuple[Model, dict[str, Any]]:
         _check_learned(program, learned)
         model = Model(program, seed, learned, samples)
         model.restore(arrays, step_count)
+        return model
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         refuse("E702", f"its checksum is right, its content is not: {error}", "take a file that nnc wrote", path=str(path))
-    return model, about
 
 
 def _check_learned(program: pipeline.Program, learned: Mapping[str, Array]) -> None:

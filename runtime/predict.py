@@ -12,13 +12,14 @@ import numpy as np
 from nnc.compiler.ir import TensorType, concrete
 
 from .data.rows import served
+from .ensemble import Ensemble
 from .executor import Arena, Executor
 from .files import replacing
 from .kernels import Array, Randomness
 from .model import Model
 
 
-def predict(model: Model, source: Path, target: Path) -> int:
+def predict(model: Model | Ensemble, source: Path, target: Path) -> int:
     """Write outputs and decisions of every row; the number of rows. A target that fails is not left half-written."""
     graph, variables = model.serving(decisions=True, dtype=model.program.dtype)
     executor = Executor(graph, variables, Randomness(0), Arena())

@@ -9,6 +9,9 @@
     plan.txt             the step that ran
     verdict.json         what the learning curve shows, once training has ended
 
+The run of an ensemble holds a folder for each member, members/1, members/2, ..., with the files that are a member's own: metrics.jsonl,
+last.safetensors, best.safetensors, plan.txt, verdict.json. ensemble.safetensors is written when the last has finished.
+
 A run is begun when its first checkpoint is there. The manifest is written first and removed last, so that a directory with a
 part of a run in it is always known as nnc's own.
 """
@@ -28,9 +31,11 @@ from typing import Any
 
 import numpy as np
 
+from nnc.compiler.program import Program
 from nnc.compiler.watching import by_layer
 
 from .data.dataset import Dataset
+from .ensemble import Ensemble, load
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
 from .machine import environment
 from .model import Model, load_with
@@ -43,7 +48,8 @@ except ImportError:  # Windows
 
 Array = np.ndarray[Any, Any]
 KEPT_ROWS = 256
-FILES = ("last.safetensors", "best.safetensors", "verdict.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "manifest.json")
+MEMBER_FILES = ("last.safetensors", "best.safetensors", "verdict.json", "metrics.jsonl", "plan.txt")
+FILES = (*MEMBER_FILES, "rows.json", "spec.nn", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,24 @@ class Run:
     @property
     def best(self) -> Path:
         return self.path / "best.safetensors"
+
+    @property
+    def ensemble(self) -> Path:
+        return self.path / "ensemble.safetensors"
+
+    def member(self, index: int) -> Run:
+        """Where a member of an ensemble, counted from 1, is trained."""
+        return Run(self.path / "members" / str(index))
+
+    @property
+    def first(self) -> Path:
+        """The checkpoint that shows what was begun here: the network's, or the first member's."""
+        return self.last if self.last.is_file() else self.member(1).last
+
+    def _members(self) -> list[Run]:
+        """The folders of members that there are."""
+        found = sorted(p for p in (self.path / "members").glob("*") if p.name.isdecimal() and p.is_dir())
+        return [Run(path) for path in found]
 
     def require_free(self) -> None:
         """E704 if the directory holds something that is no run: nothing of the user's is written over."""
@@ -96,12 +120,19 @@ class Run:
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""
         with _writing(self.path):
-            for path in self.path.glob(TEMPORARY):
-                path.unlink(missing_ok=True)
+            for folder in (self, *self._members()):
+                for path in folder.path.glob(TEMPORARY):
+                    path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove an earlier run's files, and nothing else; the checkpoint first, the manifest last."""
         with _writing(self.path):
+            self.ensemble.unlink(missing_ok=True)
+            for member in self._members():
+                for name in MEMBER_FILES:
+                    (member.path / name).unlink(missing_ok=True)
+                _remove_empty(member.path)
+            _remove_empty(self.path / "members")
             for name in FILES:
                 (self.path / name).unlink(missing_ok=True)
 
@@ -130,13 +161,21 @@ class Run:
             refuse("E702", "rows.json is not as nnc wrote it", "train again, or delete it to verify exports on made-up rows", path=str(self.path))
         return {name: np.array(c["values"], object if c["dtype"] == "object" else c["dtype"]) for name, c in json.loads(text).items()}
 
-    def model(self) -> tuple[Model, dict[str, Any]]:
-        """The trained model: the best epoch's where `stop` keeps it, else the last's."""
-        self.manifest()
-        model, about = load_with(self.last)
+    def model(self) -> Model | Ensemble:
+        """What was trained: the network, or the average of all members. E521 where members are missing."""
+        manifest = self.manifest()
+        if self.ensemble.is_file():
+            return load(self.ensemble)
+        if manifest.get("members", 1) != 1:
+            refuse("E521", f"{len(self._members())} of {manifest['members']} members were begun", "finish it: nnc train ... --resume", path=str(self.path))
+        return self.network()
+
+    def network(self) -> Model:
+        """The trained network: the best epoch's where `stop` keeps it, else the last's."""
+        model, _ = load_with(self.last)
         if model.program.train is not None and model.program.train.stop is not None and self.best.is_file():
-            model, about = load_with(self.best)
-        return model, about
+            model, _ = load_with(self.best)
+        return model
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
@@ -149,17 +188,20 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return dict(content) if all(isinstance(text, str) for text in texts) else None
 
 
-def begin(run: Run, model: Model, data: Dataset, spec_path: str, data_root: Path) -> None:
-    """Write what is known before the first step."""
-    text = model.program.experiment.source.text
+def begin(run: Run, program: Program, data: Dataset, data_root: Path) -> None:
+    """Write what is known before the first step. Program and data are the first member's, of an ensemble."""
+    experiment = program.experiment
+    assert experiment.train is not None
+    text = experiment.source.text
     rows = json.dumps(_kept(data.raw, data.splits.get("test", data.splits["train"])))
     about = {
-        "spec": {"name": spec_path, "sha256": hashlib.sha256(text.encode()).hexdigest()},
+        "spec": {"name": experiment.source.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
         "data": {"sha256": data.digest, "root": str(data_root.resolve()), "rows": {name: len(rows) for name, rows in data.splits.items()}},
         "rows": hashlib.sha256(rows.encode()).hexdigest(),
-        "parameters": {layer: sum(prod(p.shape) for p in found) for layer, found in by_layer(model.program.inference.trainable).items()},
-        "seed": model.seed,
-        "constants": model.program.experiment.overrides,
+        "parameters": {layer: sum(prod(p.shape) for p in found) for layer, found in by_layer(program.inference.trainable).items()},
+        "members": experiment.members,
+        "seed": experiment.train.params.seed,
+        "constants": experiment.overrides,
         "environment": environment(),
     }
     write_json(run.path / "manifest.json", about)
@@ -171,6 +213,12 @@ def _kept(raw: Mapping[str, Array], rows: Array) -> dict[str, Any]:
     """Raw rows evenly spaced among the given ones."""
     chosen = rows[np.linspace(0, len(rows) - 1, min(KEPT_ROWS, len(rows))).astype(int)]
     return {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing of the user's."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from types import FrameType
@@ -20,21 +21,24 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler import pipeline, plan, training
-from nnc.compiler.diagnostics import Findings, Refusal
+from nnc.compiler.diagnostics import Findings
 from nnc.compiler.experiment import TrainParams
 from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
 from .data.augment import augment
-from .data.dataset import Dataset, load
+from .data.dataset import Dataset, Opened, open_data
+from .ensemble import Ensemble
 from .executor import Program
-from .files import read_any_arrays, refuse, write_text
+from .files import refuse, write_text
 from .kernels import generator
 from .machine import environment
+from .members import Figures, Spread, figures_of, parts, rows_of, seeds, spread
 from .metrics import Evaluator
 from .model import Model, TrainingFailure, load_with
 from .run import Run, begin
+from .start import start_from
 from .verdict import Verdict, verdict
 from .watch import Watch
 
@@ -53,6 +57,7 @@ class Progress:
     on_start: Callable[[Model, Dataset, TrainParams, int], None] = lambda model, data, train, epoch: None
     on_step: Callable[[int, int, int, float, float], None] = lambda epoch, done, rows, loss, speed: None
     on_epoch: Callable[[dict[str, Any]], None] = lambda record: None
+    on_member: Callable[[int, int], None] = lambda index, count: None
     on_note: Callable[[str], None] = lambda text: None
 
 
@@ -78,7 +83,7 @@ class Result:
     """A finished training. `figures` are loss and metrics by split, of the weights that were kept."""
 
     model: Model
-    figures: dict[str, dict[str, float]]
+    figures: Figures
     run: Path
     history: list[dict[str, Any]]
     seconds: float
@@ -86,6 +91,31 @@ class Result:
     best_epoch: int | None
     verdict: Verdict
     data: Dataset = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What is known of a member when it has finished: its figures, its epochs, and the rows of its splits."""
+
+    figures: Figures
+    history: list[dict[str, Any]]
+    splits: dict[str, Array]
+
+
+@dataclass
+class EnsembleResult:
+    """A finished ensemble. `figures` are the average's, by split and on held-out rows."""
+
+    model: Ensemble
+    figures: Figures
+    members: list[Member]
+    run: Path
+    seconds: float
+
+    @property
+    def spread(self) -> dict[str, dict[str, Spread]]:
+        """Mean and standard deviation of each figure over the members."""
+        return spread([member.figures for member in self.members])
 
 
 class Trainer:
@@ -99,7 +129,7 @@ class Trainer:
         self.plateau = next((bound.params for bound in train.schedule if "plateau" in bound.operation.facts), None)
         self.scheduled = training.rates(train, self.steps_per_epoch)
         model.rate = self.rate
-        self.evaluator = Evaluator(model)
+        self.evaluator = Evaluator.of(model)
         self.watch = Watch(model, data)
         self.place = Place()
         self.history: list[dict[str, Any]] = []
@@ -257,13 +287,14 @@ class Trainer:
                 if self.interrupted and not self.place.finished:
                     raise Interrupted
 
-    def resume(self, saved: Model, about: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint; E511 where it is of another spec, other data or other constants."""
+    def resume(self, digest: str) -> None:
+        """Continue from the run's checkpoint, made with data of this digest; E511 where it is of another spec, other data or other constants."""
+        saved, about = load_with(self.run.last)
         mine, other = json.loads(json.dumps(self.model.about())), saved.about()
-        for key, what in (("spec", "the spec has changed"), ("overrides", "the constants given with --set differ")):
+        for key, what in (("spec", "the spec has changed"), ("overrides", "the constants given with --set differ"), ("seed", "it is another member's")):
             if mine[key] != other[key]:
                 refuse("E511", f"since {self.run.last.name} was written", "train again without --resume, or undo the change", problem=what)
-        if self.run.manifest()["data"]["sha256"] != self.data.digest:
+        if digest != self.data.digest:
             refuse("E511", "its raw columns have another SHA-256", "restore the data, or train again without --resume", problem="the data has changed")
         try:
             before, place, lines = about["environment"], Place(**about["trainer"]), list(about["history"])
@@ -278,6 +309,24 @@ class Trainer:
         self.model.restore(saved.state(), saved.step_count)
         self.place, self.history, self.lines = place, history, lines
         self.run.write_history(self.lines)
+
+
+    def begin(self) -> None:
+        """Write the step that will run, and the checkpoint before the first."""
+        write_text(self.run.path / "plan.txt", plan.show(plan.plan(self.model.stepper().graph, self.batch)) + "\n")
+        self.checkpoint()
+
+    def result(self, seconds: float) -> Result:
+        """What came out: the weights of the best epoch where `stop` keeps them, else the last, and their figures."""
+        if self.train.stop is not None and self.run.best.is_file():
+            best, _ = load_with(self.run.best)
+            self.model.restore(best.state(), best.step_count)
+        figures = {split: self.figures(split) for split in self.data.splits}
+        place = self.place
+        judged = verdict(self.model, self.evaluator, self.data, self.history, figures, place.stopped_early)
+        self.run.write_verdict(asdict(judged))
+        best_epoch = place.best_epoch if place.best_epoch >= 0 else None
+        return Result(self.model, figures, self.run.path, self.history, seconds, place.stopped_early, best_epoch, judged, self.data)
 
 
 class _signals:
@@ -312,48 +361,56 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
-) -> Result:
+) -> Result | EnsembleResult:
     """Train a spec into a run directory. Raises SpecError where it is refused, TrainingFailure where a value is not finite."""
     run, observer = Run(out), progress or Progress()
-    checkpoint: tuple[Model, dict[str, Any]] | None = None
     if resume:
-        if not run.last.is_file():
+        if not run.first.is_file():
             refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")
-        checkpoint = load_with(run.last)
-        overrides = overrides or checkpoint[0].program.experiment.overrides
+        overrides = overrides or load_with(run.first)[0].program.experiment.overrides
     else:
         run.require_free()
-    program, data = _read(source, root, overrides, max_bytes)
-    assert program.train is not None
-    model = Model(program, program.train.seed, data.learned.arrays, data.rows("train"), root)
+    opened = _read(source, root, overrides, max_bytes)
+    experiment = opened.program.experiment
+    several = experiment.members > 1
+    if resume and several == run.last.is_file():
+        refuse("E511", f"since {run.first.name} was written", "train again without --resume, or undo the change", problem="the spec has changed")
+    made = parts(opened)
+    first = next(made)  # what the data is refused for is said before there is a directory
     begun = time.perf_counter()
+    finished: list[Member] = []
     with run.alone():
         run.tidy()
-        trainer = Trainer(model, data, run, observer)
-        if checkpoint is not None:
-            trainer.resume(*checkpoint)
-        else:
-            if program.train.start is not None:
-                start_from(model, program.train.start, Files(root))
-            run.clear()
-            begin(run, model, data, source.name, root)
-            write_text(run.path / "plan.txt", plan.show(plan.plan(model.stepper().graph, trainer.batch)) + "\n")
-            trainer.checkpoint()
-        trainer.train_all()
-        seconds = time.perf_counter() - begun
-        if program.train.stop is not None and run.best.is_file():
-            best, _ = load_with(run.best)
-            model.restore(best.state(), best.step_count)
-        figures = {split: trainer.figures(split) for split in data.splits}
-        place = trainer.place
-        judged = verdict(model, trainer.evaluator, data, trainer.history, figures, place.stopped_early)
-        run.write_verdict(asdict(judged))
-    best_epoch = place.best_epoch if place.best_epoch >= 0 else None
-    return Result(model, figures, run.path, trainer.history, seconds, place.stopped_early, best_epoch, judged, data)
+        digest = run.manifest()["data"]["sha256"] if resume else first[1].digest
+        for index, ((program, data), seed) in enumerate(zip(chain((first,), made), seeds(experiment), strict=True), 1):
+            if several:
+                observer.on_member(index, experiment.members)
+            model = Model(program, seed, data.learned.arrays, data.rows("train"), root)
+            trainer = Trainer(model, data, run.member(index) if several else run, observer)
+            if resume and trainer.run.last.is_file():
+                trainer.resume(digest)
+            else:
+                if program.train is not None and program.train.start is not None:
+                    start_from(model, program.train.start, Files(root))
+                if index == 1 and not resume:
+                    run.clear()
+                    begin(run, program, data, root)
+                trainer.begin()
+            trainer.train_all()
+            if several and trainer.interrupted:  # in the last step of a member: there is more to do
+                raise Interrupted
+            result = trainer.result(time.perf_counter() - begun)
+            if not several:
+                return result
+            finished.append(Member(result.figures, result.history, data.splits))
+        ensemble = Ensemble([run.member(index).network() for index in range(1, experiment.members + 1)])
+        ensemble.save(run.ensemble)
+        figures = figures_of(ensemble, data.raw, rows_of(experiment, data.pool, [member.splits for member in finished]))
+    return EnsembleResult(ensemble, figures, finished, run.path, time.perf_counter() - begun)
 
 
-def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_bytes: int) -> tuple[pipeline.Program, Dataset]:
-    """The checked program and its data, made ready; E514 where the spec is not complete for training."""
+def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_bytes: int) -> Opened:
+    """The checked program and its data's source; E514 where the spec is not complete for training."""
     program = pipeline.analyse(source, root=root, overrides=overrides, max_bytes=max_bytes)
     experiment = program.experiment
     if experiment.train is None or experiment.data is None:
@@ -362,41 +419,4 @@ def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_b
         help = f"write {missing} {{ ... }}; `nnc explain E514` shows one"
         findings.add("E514", None, f"{source.name} has no `{missing}` section", help=help, missing=missing)
         findings.stop_on_errors()
-    return load(program, root, max_bytes)
-
-
-def start_from(model: Model, start: Any, files: Files) -> None:
-    """Copy parameters of the same names from a safetensors file; E512 names what does not fit."""
-    p = start.params
-    findings = Findings(model.program.experiment.source)
-    place = start.spans.get("file", start.span)
-    arrays: dict[str, Array] = {}
-    try:
-        arrays = read_any_arrays(files.path(p.file))
-    except Refusal as refusal:
-        findings.add_refusal(refusal, place)
-    except ValueError as error:
-        findings.add("E512", place, str(error), file=p.file, help="give a safetensors file, such as Model.save writes")
-    findings.stop_on_errors()
-    parts = [reference.name for reference in p.only]
-    taken = 0
-    for name in model.parameters:
-        wanted = not parts or any(name == part or name.startswith(part + "/") for part in parts)
-        if not wanted:
-            continue
-        if name not in arrays:
-            if parts:
-                findings.add("E512", place, f"it has no `{name}`", file=p.file, help="take only parts that the file holds")
-            continue
-        if arrays[name].shape != model.parameters[name].shape:
-            findings.add("E512", place, f"`{name}` is {list(arrays[name].shape)} there, {list(model.parameters[name].shape)} here",
-                         file=p.file, help="name the parts that fit with only=[...]")  # fmt: skip
-            continue
-        try:
-            model.parameters[name] = arrays[name]
-        except ValueError as error:
-            findings.add("E512", place, str(error), file=p.file, help="take a file with finite numbers")
-        taken += 1
-    if not taken and not findings.errors:
-        findings.add("E512", place, "no parameter of the network is in it", file=p.file, help="its arrays must have the network's parameter names")
-    findings.stop_on_errors()
+    return open_data(program, root, max_bytes)

@@ -77,7 +77,7 @@ COMPILER = {
     "data_section": "source diagnostics syntax schema operation ops.planned experiment values resolve declare",
     "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values constants resolve declare network data_section",
     "lower": "source diagnostics ir operation experiment",
-    "prepare": "source diagnostics ir operation experiment",
+    "prepare": "diagnostics ir operation experiment",
     "bundles": "ir lower",
     "objective": "diagnostics ir primitives operation experiment lower",
     "training": "ir primitives autodiff passes passes.stable operation experiment lower bundles objective",
@@ -86,7 +86,8 @@ COMPILER = {
     "agree": "diagnostics ir operation ops.solvers experiment prepare objective program",
     "advice": "diagnostics operation experiment program",
     "cost": "ir experiment program",
-    "serve": "diagnostics ir passes lower prepare objective program",
+    "serve": "diagnostics ir operation passes lower prepare objective program",
+    "ensemble": "diagnostics ir passes lower prepare objective training program serve",
     "pipeline": "source diagnostics parse schema check lower program agree advice",
 }
 RUNTIME = {
@@ -106,30 +107,36 @@ RUNTIME = {
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
+    "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
     "data.sources": "nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment",
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
     "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
-    "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
-    "data.rows": "kernels model data.dataset nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "nnc.compiler.experiment nnc.compiler.operation nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
+    "data.rows": "kernels model ensemble data.dataset nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.experiment nnc.compiler.prepare",
-    "predict": "kernels executor files model data.rows nnc.compiler.ir",
-    "metrics": "kernels executor model nnc.compiler.ir nnc.compiler.training",
-    "run": "files machine model data.dataset nnc.compiler.watching",
+    "predict": "kernels executor files model ensemble data.rows nnc.compiler.ir",
+    "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
+    "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
+    "run": "files machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
-    "train": "kernels executor files machine model data.dataset data.augment metrics run watch verdict nnc.compiler.source "
-    "nnc.compiler.diagnostics nnc.compiler.plan nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
-    "build": "kernels files machine model data.dataset train nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
+    "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
+    "train": "kernels executor files machine model ensemble data.dataset data.augment metrics members run watch verdict start "
+    "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
+    "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "build": "kernels files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
     "doctor": "machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {
-    "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.train",
+    "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
+    "nnc.runtime.train",
     "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.lower "
-    "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
+    "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
+    "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",
     "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
     "nnc.__main__": "nnc.cli",

@@ -105,7 +105,7 @@ class ImputeParams(Params):
     value: float = Field(0.0, description="the constant")
 
 
-@operation(Kind.STEP, ImputeParams, learns=True)
+@operation(Kind.STEP, ImputeParams, learns=True, facts={"keeps_units"})
 def impute(build: StepBuild, x: Column, p: ImputeParams) -> Column:
     """The training rows' median or mean, or a constant, where x is missing (NaN)."""
     value = as_float(build, x, "impute")
@@ -177,7 +177,7 @@ def one_hot(build: StepBuild, x: Column, p: OneHotParams) -> Column:
     return Column(apply("one_hot", index, depth=len(classes), dtype=build.dtype), classes)
 
 
-@operation(Kind.STEP)
+@operation(Kind.STEP, facts={"keeps_units"})
 def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
     """All axes of a sample in one, the last fastest."""
     size = 1
@@ -187,7 +187,7 @@ def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
     return Column(apply("reshape", x.value, shape=(x.value.shape[0], size)), x.classes)
 
 
-@operation(Kind.STEP, ReshapeParams)
+@operation(Kind.STEP, ReshapeParams, facts={"keeps_units"})
 def reshape(build: StepBuild, x: Column, p: ReshapeParams) -> Column:
     """The same elements in the same order under other axes."""
     return Column(reshape_layer(build, x.value, p), x.classes)
@@ -275,7 +275,7 @@ class WindowParams(Params):
     offset: int = Field(0, ge=0, description="rows that the first window is moved on")
 
 
-@operation(Kind.STEP, WindowParams, facts={"window"})
+@operation(Kind.STEP, WindowParams, facts={"window", "keeps_units"})
 def window(build: StepBuild, x: Column, p: WindowParams) -> Column:
     """Rows i * stride + offset and the length - 1 after them are sample i. Shape: [...] -> [length, ...].
 
@@ -305,7 +305,7 @@ def check_shares(p: SharesParams) -> None:
                       help=f"give what remains to one of them: train={max(0.0, 1 - p.validation - p.test):.4g}")  # fmt: skip
 
 
-@operation(Kind.SPLIT, RandomParams)
+@operation(Kind.SPLIT, RandomParams, facts={"drawn"})
 def random(p: RandomParams) -> None:
     """Rows drawn without replacement, fixed by the seed; with stratify each class keeps its share in every part."""
     check_shares(p)
@@ -315,3 +315,19 @@ def random(p: RandomParams) -> None:
 def ordered(p: SharesParams) -> None:
     """The first rows train, the next validate, the last test."""
     check_shares(p)
+
+
+class FoldsParams(Params):
+    folds: int = Field(ge=2, description="k: the parts that take turns at validation, one for each member")
+    test: float = Field(0.0, ge=0, lt=1, kw_only=True, description="share that no member sees, for the last figure")
+    stratify: Annotated[Reference | None, Refers("data")] = Field(None, kw_only=True, description="a data name whose classes keep their shares")
+    seed: int = Field(0, ge=0, kw_only=True, description="of the shuffle")
+
+
+@operation(Kind.SPLIT, FoldsParams, facts={"drawn", "folds"})
+def k_fold(p: FoldsParams) -> None:
+    """k networks are trained, each with another k-th of the rows as its validation split; their outputs are averaged.
+
+    Data steps learn from a member's own training rows. Reported are the mean and the standard deviation of every figure over the members, and
+    `out_of_fold`: every row as predicted by the member that has not seen it.
+    """

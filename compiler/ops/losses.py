@@ -253,6 +253,7 @@ def _by_class(build: LossBuild, a: Value, y: Column, p: ClassParams, classes: in
     if p.class_weights is None:
         return None
     table = build.learned("class_weights", (classes,)) if p.class_weights == "balanced" else vector(_checked(p.class_weights, classes), a.dtype)
+    table = table if table.dtype == a.dtype else apply("cast", table, dtype=a.dtype)
     if isinstance(p, BinaryParams):
         first, second = (apply("slice", table, axis=0, start=i, stop=i + 1) for i in range(2))
         return aligned(a, y, "binary_cross_entropy") * (second - first) + first

@@ -8,14 +8,13 @@ PLANNED: dict[Kind, frozenset[str]] = {
     Kind.LAYER: frozenset(),
     Kind.SOURCE: frozenset(("parquet", "image_folder", "tsv")),
     Kind.STEP: frozenset(("class_balance",)),
-    Kind.SPLIT: frozenset("grouped by files k_fold".split()),
+    Kind.SPLIT: frozenset("grouped by files".split()),
     Kind.AUGMENTATION: frozenset(("mixup",)),
-    Kind.ENSEMBLE: frozenset(("bagging",)),
     Kind.QUANTISATION: frozenset(("int8", "float16")),
 }
 
 PLANNED_KEYS: dict[str, frozenset[str]] = {
     "data": frozenset(),
-    "train": frozenset(("ensemble",)),
+    "train": frozenset(),
     "export": frozenset(("quantize",)),
 }

@@ -1,4 +1,4 @@
-"""The remaining words of a train section: clipping, stopping, groups, a start from given weights, a goal."""
+"""The remaining words of a train section: clipping, stopping, groups, a start from given weights, a goal, ensembles."""
 
 from __future__ import annotations
 
@@ -97,3 +97,16 @@ def at_least(p: AtLeastParams) -> None:
 @operation(Kind.GOAL, AtLeastParams, facts={"lower"})
 def at_most(p: AtLeastParams) -> None:
     """The figure that would be good enough: lower is better."""
+
+
+class BaggingParams(Params):
+    members: int = Field(ge=2, description="n: how many networks are trained")
+
+
+@operation(Kind.ENSEMBLE, BaggingParams)
+def bagging(p: BaggingParams) -> None:
+    """n networks, each with initial weights and a bootstrap sample of its own: as many rows as the training split has, drawn with replacement.
+
+    The outputs are averaged: probabilities, or values. `out_of_bag` is every training row as predicted by the members that have not drawn it.
+    Source: Breiman 1996.
+    """

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from nnc.compiler.diagnostics import Findings, Refusal
 from nnc.compiler.experiment import Data, DataName, Experiment
 from nnc.compiler.ir import Graph
 from nnc.compiler.lower import MAX_BYTES
+from nnc.compiler.operation import Bound
 from nnc.compiler.prepare import prepare
 from nnc.compiler.schema import Files, Schema, number
 from nnc.runtime.executor import Arena, Executor
@@ -26,6 +27,7 @@ from .splits import split_rows, split_windows
 
 Array = np.ndarray[Any, Any]
 CHUNK = 4096
+Read = TypeVar("Read")
 
 
 @dataclass
@@ -38,10 +40,14 @@ class Learned:
 
 @dataclass
 class Dataset:
-    """`arrays` holds every data name for all rows; `splits` the rows of each split; `raw` the raw column of each data name."""
+    """`arrays` holds every data name for all rows; `splits` the rows of each split; `raw` the raw column of each data name.
+
+    `pool` are the rows that the members of an ensemble draw from, or validate on in turn: the training split, or all folds.
+    """
 
     arrays: dict[str, Array]
     splits: dict[str, Array]
+    pool: Array
     raw: dict[str, Array]
     learned: Learned
     schema: Schema
@@ -112,57 +118,96 @@ def fit(data: Data, raws: Mapping[str, Array], train: Array, dtype: str) -> Lear
     return learned
 
 
-def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> tuple[pipeline.Program, Dataset]:
-    """Read, split, fit and prepare; the program checked again with what the data turned out to be.
+@dataclass(frozen=True)
+class Opened:
+    """A data section whose source has been read and looked through, before it is split."""
 
-    Raises SpecError with one diagnostic for a file, row or value that does not fit.
-    """
-    experiment = program.experiment
-    data = experiment.data
-    assert data is not None
-    findings = Findings(experiment.source)
-    source = data.source
-    try:
-        table = SOURCES[source.name](source.params, Files(root))
-        if not table.rows:
-            raise Refusal("E410", label="it has no rows", path=str(getattr(source.params, "path", source.name)), help="give a file with rows")
-        _check_kinds(data, table)
-        schema = table.schema(data.schema)
-        data = replace(data, schema=schema)
-        raws = {name: raw_column(table, entry, program.dtype) for name, entry in data.names.items()}
-        _check_distinct(data, raws, table)
-        _check_infinite(data, raws, table, findings)
-        stratify = getattr(data.split.params, "stratify", None) if data.split is not None else None
+    program: pipeline.Program
+    data: Data
+    table: Table
+    raws: dict[str, Array]  # the raw column of each data name, by row of the source
+    max_bytes: int
+
+    def dataset(self, fold: int = 0) -> tuple[pipeline.Program, Dataset]:
+        """Split, fit and prepare; the program checked again with what the data turned out to be. `fold` is the one that validates, of a k_fold."""
+        experiment, data, raws = self.program.experiment, self.data, self.raws
+        findings = Findings(experiment.source)
+        cuts = {n: d.window for n, d in data.names.items() if d.window is not None}
         try:
-            cuts = {n: d.window for n, d in data.names.items() if d.window is not None}
-            if cuts:
-                inputs = {i.name for i in experiment.network.inputs}
-                splits, fitted = split_windows(data.split, table.rows, [*cuts.values()], [w for n, w in cuts.items() if n not in inputs])
-            else:
-                splits = split_rows(data.split, table.rows, raws[stratify.name] if stratify is not None else None)
-                fitted = splits["train"]
+            splits, fitted = self._splits(cuts, fold)
         except Refusal as refusal:
             findings.add_refusal(refusal, data.split.span if data.split else None)
             findings.stop_on_errors()
             raise
-        learned = fit(data, raws, fitted, program.dtype)
+        learned = _at_the_source(data.source, findings, lambda: fit(data, raws, fitted, self.program.dtype))
         if cuts:
             samples = max(int(rows.max()) for rows in splits.values()) + 1
             raws = {name: windows(raws[name], window, samples) for name, window in cuts.items()}
+        arrays = prepare_all(experiment, data, self.program.dtype, raws, self.table.row_name, learned, findings)
+        self._weigh(arrays, splits["train"], learned, findings)
+        known = pipeline.analyse(
+            experiment.source, root=None, overrides=experiment.overrides, schema=data.schema, learned=learned.classes, max_bytes=self.max_bytes
+        )
+        folds = [splits["train"], splits["validation"]] if experiment.folds is not None else [splits["train"]]
+        return known, Dataset(arrays, splits, np.sort(np.concatenate(folds)), raws, learned, data.schema, _digest(raws))
+
+    def _splits(self, cuts: Mapping[str, Any], fold: int) -> tuple[dict[str, Array], Array]:
+        """The rows of each split, and those to learn from."""
+        split, rows = self.data.split, self.table.rows
+        if cuts:
+            inputs = {i.name for i in self.program.experiment.network.inputs}
+            return split_windows(split, rows, [*cuts.values()], [w for n, w in cuts.items() if n not in inputs], fold)
+        stratify = getattr(split.params, "stratify", None) if split is not None else None
+        splits = split_rows(split, rows, self.raws[stratify.name] if stratify is not None else None, fold)
+        return splits, splits["train"]
+
+
+    def _weigh(self, arrays: Mapping[str, Array], train: Array, learned: Learned, findings: Findings) -> None:
+        """Sample weights leave something to train on; balanced class weights are counted."""
+        section = self.program.experiment.train
+        for name in {w.name: None for w in section.params.sample_weights()} if section is not None else ():
+            if not arrays[name][train].any():
+                findings.add("E415", self.data.names[name].span, "in all training rows", name=name, what="all 0",
+                             help="give some training row a weight above 0")  # fmt: skip
+        findings.stop_on_errors()
+        for balance in self.program.balances:
+            learned.arrays[balance.name] = balanced(arrays[balance.target][train], balance.classes, balance.binary).astype(self.program.dtype)
+
+
+def open_data(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> Opened:
+    """Read the source whole. Raises SpecError with one diagnostic for a file, row or value that does not fit."""
+    experiment = program.experiment
+    assert experiment.data is not None
+    data, source, findings = experiment.data, experiment.data.source, Findings(experiment.source)
+
+    def read() -> tuple[Table, Data, dict[str, Array]]:
+        table = SOURCES[source.name](source.params, Files(root))
+        if not table.rows:
+            raise Refusal("E410", label="it has no rows", path=str(getattr(source.params, "path", source.name)), help="give a file with rows")
+        _check_kinds(data, table)
+        known = replace(data, schema=table.schema(data.schema))
+        raws = {name: raw_column(table, entry, program.dtype) for name, entry in known.names.items()}
+        _check_distinct(known, raws, table)
+        _check_infinite(known, raws, table, findings)
+        return table, known, raws
+
+    table, known, raws = _at_the_source(source, findings, read)
+    return Opened(program, known, table, raws, max_bytes)
+
+
+def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> tuple[pipeline.Program, Dataset]:
+    """Read, split, fit and prepare, for one network: the first fold's where there are folds."""
+    return open_data(program, root, max_bytes).dataset()
+
+
+def _at_the_source(source: Bound, findings: Findings, read: Callable[[], Read]) -> Read:
+    """Run; a refusal is placed at the source."""
+    try:
+        return read()
     except Refusal as refusal:
-        path = source.spans.get("path") or next(iter(source.spans.values()), source.span)
-        findings.add_refusal(refusal, path)
+        findings.add_refusal(refusal, source.spans.get("path") or next(iter(source.spans.values()), source.span))
         findings.stop_on_errors()
         raise
-    arrays = prepare_all(experiment, data, program.dtype, raws, table.row_name, learned, findings)
-    for name in {w.name: None for w in experiment.train.params.sample_weights()} if experiment.train is not None else ():
-        if not arrays[name][splits["train"]].any():
-            findings.add("E415", data.names[name].span, "in all training rows", name=name, what="all 0", help="give some training row a weight above 0")
-    findings.stop_on_errors()
-    for balance in program.balances:
-        learned.arrays[balance.name] = balanced(arrays[balance.target][splits["train"]], balance.classes, balance.binary).astype(program.dtype)
-    known = pipeline.analyse(experiment.source, root=None, overrides=experiment.overrides, schema=schema, learned=learned.classes, max_bytes=max_bytes)
-    return known, Dataset(arrays, splits, raws, learned, schema, _digest(raws))
 
 
 def _check_kinds(data: Data, table: Table) -> None:

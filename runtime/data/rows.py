@@ -21,6 +21,7 @@ from nnc.compiler.ir import TensorType
 from nnc.compiler.prepare import raw_type
 from nnc.compiler.schema import ColumnSchema, Files, array_schema, npz_members, number, read_cells
 from nnc.compiler.source import Source
+from nnc.runtime.ensemble import Ensemble
 from nnc.runtime.kernels import Array
 from nnc.runtime.model import Model
 
@@ -39,7 +40,7 @@ class Chunk:
     row_name: Callable[[int], str]
 
 
-def raw_chunks(model: Model, path: Path, kinds: Kinds) -> Iterator[Chunk]:
+def raw_chunks(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[Chunk]:
     """The raw inputs of the given types. Raises SpecError for a file that does not fit."""
     try:
         chunks = _from_npz if path.suffix == ".npz" else _from_text
@@ -51,26 +52,27 @@ def raw_chunks(model: Model, path: Path, kinds: Kinds) -> Iterator[Chunk]:
         findings.stop_on_errors()
 
 
-def served(model: Model, path: Path, kinds: Kinds) -> Iterator[dict[str, Array]]:
+def served(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[dict[str, Array]]:
     """Raw inputs for the serving graph; E405 where the network would get what is no number."""
     data = model.program.experiment.data
-    learned = _learned(model)
     for chunk in raw_chunks(model, path, kinds):
         findings = Findings(Source(str(path), ""))
         for name, raw in chunk.raw.items():
             if raw.dtype.kind != "f" or np.isfinite(raw).all():
                 continue
             entry = data.names[name] if data is not None else None
-            array = raw if data is None or entry is None else prepared_column(data, entry, raw.astype(model.program.dtype), model.program.dtype, learned)
-            found = not_finite(array, entry.columns if entry is not None else (name,), chunk.row_name) if array.dtype.kind == "f" else None
-            if found is not None:
-                findings.add("E405", None, found.label, name=name, what=found.what, help="the spec does not `impute` it: remove the row, or give a number")
+            for learned in _preparations(model):
+                array = raw if data is None or entry is None else prepared_column(data, entry, raw.astype(model.program.dtype), model.program.dtype, learned)
+                found = not_finite(array, entry.columns if entry is not None else (name,), chunk.row_name) if array.dtype.kind == "f" else None
+                if found is not None:
+                    findings.add("E405", None, found.label, name=name, what=found.what, help="the spec does not `impute` it: remove the row, or give a number")
+                    break
         findings.stop_on_errors()
         yield chunk.raw
 
 
-def labelled(model: Model, path: Path) -> Iterator[dict[str, Array]]:
-    """Every data name of a file of labelled rows, prepared with what training learned."""
+def labelled(model: Model | Ensemble, path: Path) -> Iterator[dict[str, Array]]:
+    """Every data name of a file of labelled rows, prepared with what training learned; for an ensemble raw, once each member has taken it."""
     data = model.program.experiment.data
     findings = Findings(Source(str(path), ""))
     if data is None:
@@ -81,14 +83,18 @@ def labelled(model: Model, path: Path) -> Iterator[dict[str, Array]]:
     empty = True
     for chunk in raw_chunks(model, path, kinds):
         empty = False
-        yield prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, _learned(model), findings)
+        for learned in _preparations(model):
+            prepared = prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, learned, findings)
+        yield prepared if len(model.members) == 1 else chunk.raw
     if empty:
         findings.add("E410", None, "it has no rows", path=str(path), help="give a file with labelled rows")
         findings.stop_on_errors()
 
 
-def _learned(model: Model) -> Learned:
-    return Learned(model.learned, dict(model.program.learned or {}))
+def _preparations(model: Model | Ensemble) -> list[Learned]:
+    """What data steps have learned, each time that it differs."""
+    members = model.members[:1] if isinstance(model, Ensemble) and model.alike else model.members
+    return [Learned(m.learned, dict(m.program.learned or {})) for m in members]
 
 
 def _shaped(name: str, array: Array, kind: TensorType, path: Path) -> Array:
@@ -120,7 +126,7 @@ def _whole(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
 # Arrays
 
 
-def _from_npz(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
+def _from_npz(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
     array_schema(npz_members(Files(path.parent, ROWS_WANTED).path(path.name)), path.name)
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -160,7 +166,7 @@ class _Cells:
     text: bool
 
 
-def _from_text(model: Model, path: Path, names: list[str]) -> Iterator[Chunk]:
+def _from_text(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
     data = model.program.experiment.data
     source = data.source if data is not None else None
     separator = source.params.separator if source is not None and source.name == "csv" else "\t" if path.suffix == ".tsv" else ","
@@ -178,7 +184,7 @@ def _line_of(lines: list[int], path: Path) -> Callable[[int], str]:
     return lambda row: f"line {lines[row]} of {path.name}"
 
 
-def _places(model: Model, name: str, columns: list[str], path: Path) -> _Cells:
+def _places(model: Model | Ensemble, name: str, columns: list[str], path: Path) -> _Cells:
     data: Data | None = model.program.experiment.data
     entry: DataName | None = data.names.get(name) if data is not None else None
     if data is None or entry is None:
