@@ -182,6 +182,10 @@ def _ensemble(program: Program, section: Section) -> None:
         findings.add("E520", bagging.span, f"{folds.params.folds} folds, and {bagging.params.members} samples of each?", ensemble=bagging.name,
                      problem="and a k_fold are two ensembles", notes=notes, help="keep one of them")  # fmt: skip
     data = experiment.data
+    p, rows = folds.params, data.schema.rows if data is not None and all(name.window is None for name in data.names.values()) else None
+    if rows is not None and p.stratify is None and round(rows * (1 - p.test)) < p.folds:  # the rest is found when the data is read
+        pool = round(rows * (1 - p.test))
+        findings.add("E411", folds.span, f"{p.folds} folds of {pool} rows", split="validation", help=f"use at most {pool} folds, or more rows")
     targets = {term.term.operands[1].name for term in section.params.loss}
     for name in sorted(targets & program.prepared.keys()) if data is not None else ():
         prepared, entry = program.prepared[name], data.names[name]  # type: ignore[union-attr]
