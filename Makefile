@@ -1,13 +1,15 @@
 # make demo: install into .venv and go the whole way on real handwritten digits.
 # make test: install what the tests need and run them. ORACLES= leaves out torch; the tests that compare with it then skip.
+# make bench: install the peers and compare with them; ARGS= takes options, PEERS= leaves peers out, ARGS='--python PATH' uses those of PATH.
 
 PYTHON ?= python3
 ORACLES ?= torch==2.13.0
+PEERS ?= torch==2.13.0 jax keras scikit-learn
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types bench install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nnc run specs/digits.nn -o runs/digits
@@ -21,6 +23,9 @@ lint: $(VENV)/.tested
 types: $(VENV)/.tested
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python .ci/types.py
 
+bench: $(VENV)/.benched
+	$(BIN)/python benchmarks/compare $(ARGS)
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,6 +36,11 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 $(VENV)/.tested: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[test]'
 	$(if $(ORACLES),$(BIN)/python -m pip install --quiet '$(ORACLES)')
+	touch $(VENV)/.installed $@
+
+$(VENV)/.benched: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(if $(PEERS),$(BIN)/python -m pip install --quiet $(PEERS))
 	touch $(VENV)/.installed $@
 
 install: $(VENV)/.installed

@@ -1,4 +1,4 @@
-"""Run mypy over the package.
+"""Run mypy over the package and over the benchmarks.
 
 mypy cannot follow the hook of an editable install, so it is given a folder in which the package lies as it does in a wheel: links
 from .typecheck/nnc/<part> to the folders at the top of the repository.
@@ -25,4 +25,6 @@ def link_tree() -> Path:
 
 if __name__ == "__main__":
     link_tree()
-    raise SystemExit(subprocess.call([sys.executable, "-m", "mypy", "-p", "nnc"], cwd=ROOT))
+    scripts = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "benchmarks").rglob("*.py"))]
+    package = subprocess.call([sys.executable, "-m", "mypy", "-p", "nnc"], cwd=ROOT)
+    raise SystemExit(package or subprocess.call([sys.executable, "-m", "mypy", *scripts], cwd=ROOT))

@@ -1,0 +1,138 @@
+"""Train the workloads with nnc and with every peer that is installed, in interleaved processes, and compare.
+
+    make bench                                              # everything
+    python benchmarks/compare --workloads mlp-m lstm --contestants nnc torch jax-epoch --processes 3
+    python benchmarks/compare --python ~/peers/bin/python   # the peers from another environment
+    python benchmarks/compare --quick                       # whether it works; the figures mean nothing
+
+Lines, summary and a description of the machine go to benchmarks/results/NAME.json, a drawing beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import charts
+from conditions import environment, machine, versions
+from contestants import CONTESTANTS, Contestant
+from report import summarise, tables
+from workloads import WORKLOADS, Dense, Workload
+
+HERE = Path(__file__).parent
+LONGEST = 900.0  # seconds of a process, compilation included
+QUICK_STEPS = 3
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS))
+    parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME", help=", ".join(CONTESTANTS))
+    parser.add_argument("--processes", type=int, default=5, help="of each contestant in each workload")
+    parser.add_argument("--quick", action="store_true", help="one process of a few steps each")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers")
+    parser.add_argument("--name", help="what the results are called; the date when not given, or `quick`")
+    parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where they go")
+    parser.add_argument("--data", type=Path, help="keep the files of the workloads' data there, for benchmarks/profile.py")
+    return parser.parse_args(given)
+
+
+def line(command: Sequence[str], caches: Path) -> dict[str, Any]:
+    """What a measured process printed; `error` where it failed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST, env=environment(caches))
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {LONGEST:.0f} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def interleaved(contestants: Sequence[Contestant], processes: int) -> Iterator[Contestant]:
+    """Every contestant once, then again; each round begins with another one, so that none has a fixed place."""
+    for number in range(processes):
+        start = number % max(len(contestants), 1)
+        yield from (*contestants[start:], *contestants[:start])
+
+
+class Measurement:
+    def __init__(self, given: argparse.Namespace, folder: Path):
+        self.given, self.folder = given, folder
+        self.data = given.data or folder
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.processes = 1 if given.quick else given.processes
+        self.versions = versions(given.python)
+        chosen = [CONTESTANTS[name] for name in dict.fromkeys(given.contestants)]
+        self.present = [c for c in chosen if c.own or all(library in self.versions for library in c.libraries)]
+        self.absent = [c.name for c in chosen if c not in self.present]
+        self.lines: list[dict[str, Any]] = []
+        self.limits: list[dict[str, Any]] = []
+        self.failures: list[dict[str, str]] = []
+
+    def run(self) -> None:
+        for name in dict.fromkeys(self.given.workloads):
+            workload = WORKLOADS[name]
+            if isinstance(workload, Dense):
+                for _ in range(self.processes):
+                    self.limit(workload)
+            for contestant in interleaved([c for c in self.present if c.takes(workload)], self.processes):
+                self.train(contestant, workload)
+
+    def limit(self, workload: Dense) -> None:
+        found = line([sys.executable, str(HERE / "products.py"), workload.name, "0" if self.given.quick else "1"], self.folder)
+        if "error" in found:
+            self.failed("products", workload, found["error"])
+        else:
+            self.limits.append(found)
+
+    def train(self, contestant: Contestant, workload: Workload) -> None:
+        if any(f["contestant"] == contestant.name and f["workload"] == workload.name for f in self.failures):
+            return
+        samples = QUICK_STEPS * workload.batch if self.given.quick else workload.samples
+        command = [sys.executable if contestant.own else self.given.python, str(HERE / "worker.py"), contestant.name, workload.name, str(self.data)]
+        command += ["--samples", str(samples)]
+        if self.given.quick:
+            command += ["--epochs", "1", "--seconds", "0"]
+        found = line(command, self.folder / f"caches-{contestant.name}-{workload.name}")
+        if "error" in found:
+            self.failed(contestant.name, workload, found["error"])
+        elif found["steps"] != workload.steps(samples):
+            self.failed(contestant.name, workload, f"made {found['steps']:g} steps an epoch, not {workload.steps(samples)}")
+        else:
+            self.lines.append(found)
+            print(f"{workload.name:8} {contestant.name:16} {1e6 * found['epoch'] / found['steps']:12,.1f} us/step", flush=True)
+
+    def failed(self, contestant: str, workload: Workload, error: str) -> None:
+        self.failures.append({"contestant": contestant, "workload": workload.name, "error": error})
+        print(f"{workload.name:8} {contestant:16} failed: {error}", flush=True)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    options = arguments(given)
+    about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
+    with tempfile.TemporaryDirectory(prefix="nnc-bench-") as folder:
+        measurement = Measurement(options, Path(folder))
+        if measurement.absent:
+            print(f"not installed, left out: {', '.join(measurement.absent)}")
+        measurement.run()
+    summary = summarise(measurement.lines, measurement.limits, [c.name for c in measurement.present if c.own])
+    about |= {"versions": measurement.versions, "quick": options.quick, "processes": measurement.processes, "load_after": machine()["load"]}
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / f"{options.name or ('quick' if options.quick else time.strftime('%Y-%m-%d'))}.json"
+    whole = {**about, "summary": summary, "lines": measurement.lines, "limits": measurement.limits, "failures": measurement.failures}
+    path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+    print("", tables(summary), "", *(["a quick run: the figures mean nothing"] if options.quick else []), f"written to {path}", sep="\n")
+    if charts.installed() and summary["geometric_mean"]:
+        charts.ratios(summary, path.with_suffix(".svg"))
+    return 1 if measurement.failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

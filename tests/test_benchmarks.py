@@ -1,0 +1,160 @@
+"""The comparison with the peers: it runs, it compares like with like, and its arithmetic is right."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pytest
+from contestants import CONTESTANTS
+from nnc_trainer import write
+from products import products
+from report import summarise, tables
+from workloads import WORKLOADS, Dense
+
+import nnc
+
+COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare"
+GATES = [0, 2, 3, 1]  # of ONNX's i, o, f, c where torch has i, f, c, o
+
+
+def compare(*options):
+    return subprocess.run([sys.executable, str(COMPARE), *options], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_quick_run_goes_the_whole_way(tmp_path):
+    pytest.importorskip("sklearn")
+    done = compare("--quick", "--workloads", "mlp-s", "lstm", "--contestants", "nnc", "sklearn", "--results", str(tmp_path), "--name", "trial")
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((tmp_path / "trial.json").read_text())
+    assert [(line["contestant"], line["workload"]) for line in written["lines"]] == [("nnc", "mlp-s"), ("sklearn", "mlp-s"), ("nnc", "lstm")]
+    assert all(line["steps"] == 3 and 0 < line["epoch"] < line["first_epoch"] for line in written["lines"])
+    assert np.isfinite([line["last_loss"] for line in written["lines"]]).all()
+    workloads = written["summary"]["workloads"]
+    assert workloads["mlp-s"]["fastest_peer"] == "sklearn"
+    assert workloads["lstm"]["fastest_peer"] is None
+    assert written["summary"]["geometric_mean"]["nnc"] == pytest.approx(workloads["mlp-s"]["ratios"]["nnc"])
+    assert "samples/s over the fastest peer" in done.stdout
+
+
+def test_a_peer_that_is_not_installed_is_left_out(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f"#!/bin/sh\nexec {sys.executable} -S -E \"$@\"\n")
+    bare.chmod(0o755)
+    done = compare("--quick", "--workloads", "mlp-s", "--contestants", "torch", "--python", str(bare), "--results", str(tmp_path))
+    assert "left out: torch" in done.stdout, done.stderr
+    assert "nothing was measured" in done.stdout
+
+
+def test_growth_is_measured_point_by_point(tmp_path):
+    script = COMPARE.parent / "growth.py"
+    done = subprocess.run([sys.executable, str(script), "--quick", "--grow", "depth", "--results", str(tmp_path)], timeout=120, check=False)
+    assert done.returncode == 0
+    points = json.loads((tmp_path / "growth.json").read_text())["series"]["depth"]
+    assert [point["value"] for point in points] == [2, 4, 8]
+    assert points[2]["flops"] == pytest.approx(4 * points[0]["flops"], rel=0.2)  # the first layer has no input gradient
+    assert all(point["picoseconds_per_flop"] * point["flops"] == pytest.approx(1e12 * point["step"]) for point in points)
+
+
+# What is trained
+
+SIDE_BY_SIDE = 3  # steps
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_spec_and_the_torch_network_have_equal_losses(name, tmp_path):
+    torch = pytest.importorskip("torch")
+    import torch_peer
+
+    workload = WORKLOADS[name]
+    data = workload.data(16)
+    write(workload, data, tmp_path)
+    # without dropout, whose masks differ, and in float64, where nothing but a difference in meaning shows
+    text = workload.spec.read_text().replace("dropout(0.2)", "dropout(0)").replace("batch     =", "precision = float64\n  batch     =")
+    program = nnc.compile(text, data_root=tmp_path)
+    model = program.init(seed=3)
+    if isinstance(workload, Dense):
+        workload = dataclasses.replace(workload, dropout=0.0)
+    network = torch_peer.network(workload).double()
+    copy_weights(model.parameters, network)
+    inputs, label = torch_peer.place(workload, data, frozenset(), tmp_path)
+    inputs = [x.double() if x.is_floating_point() else x for x in inputs]
+    label = label.double() if label.is_floating_point() else label
+    peer = torch_peer.TorchTraining(workload, network, inputs, label)
+    batches = [np.arange(i, i + 8) for i in (0, 8, 4)]
+    ours = [model.step({name: array[rows] for name, array in data.arrays().items()}) for rows in batches]
+    theirs = [peer.step(torch.from_numpy(rows)) for rows in batches]
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert len({round(loss, 6) for loss in ours}) == SIDE_BY_SIDE
+    assert sum(p.numel() for p in network.parameters()) == sum(a.size for n, a in model.parameters.items() if "running_" not in n)
+
+
+def copy_weights(parameters, network):
+    """Give a torch network the weights of nnc's, layer by layer in their order."""
+    import torch
+
+    layers = [{n.rpartition("/")[2]: parameters[n] for n in names} for _, names in groupby(parameters, lambda n: n.rpartition("/")[0])]
+    modules = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
+    with torch.no_grad():
+        for module, own in zip(modules, layers, strict=True):
+            for name, array in torch_names(type(module).__name__, own).items():
+                getattr(module, name).copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def torch_names(module, own):
+    if module == "LSTM":
+        units = own["R"].shape[2]
+        w, r = (own[role].reshape(4, units, -1)[GATES].reshape(4 * units, -1) for role in "WR")
+        wb, rb = (half.reshape(4, units)[GATES].reshape(-1) for half in np.split(own["B"][0], 2))
+        return {"weight_ih_l0": w, "weight_hh_l0": r, "bias_ih_l0": wb, "bias_hh_l0": rb}
+    if module.startswith("BatchNorm"):
+        return {"weight": own["scale"], "bias": own["bias"]}
+    return own | ({"weight": own["weight"].T} if module == "Linear" else {})
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_the_spec_and_the_table_agree(name):
+    workload = WORKLOADS[name]
+    from nnc.compiler.pipeline import analyse, read
+
+    train = analyse(read(workload.spec), root=None).train
+    assert (train.batch, train.optimizer.name, train.optimizer.params.lr) == (workload.batch, workload.optimizer, workload.rate)
+    assert train.shuffle
+    assert train.precision == "float32"
+    assert workload.samples % workload.batch == 0
+
+
+def test_every_contestant_has_a_module_and_takes_something():
+    for contestant in CONTESTANTS.values():
+        assert (COMPARE / f"{contestant.module}.py").is_file()
+        assert any(contestant.takes(workload) for workload in WORKLOADS.values())
+
+
+# The arithmetic
+
+def line(contestant, epoch, first=1.0, **more):
+    return {"contestant": contestant, "workload": "mlp-s", "epoch": epoch, "steps": 10, "samples": 100, "first_epoch": first, "memory": 2**20, **more}
+
+
+def test_a_summary_takes_medians_and_the_fastest_peer():
+    lines = [line("nnc", e) for e in (0.9, 0.5, 0.4)] + [line("a", e, f) for e, f in ((1.0, 9), (2.0, 3), (0.9, 5))] + [line("b", 1.5)]
+    lines += [line("nnc", 1.0, workload="lstm"), line("b", 0.5, workload="lstm")]
+    found = summarise(lines, [{"workload": "mlp-s", "step": 0.01, "flops": 10**9}], ["nnc"])
+    small = found["workloads"]["mlp-s"]
+    assert small["fastest_peer"] == "a"
+    assert small["ratios"] == {"nnc": pytest.approx(2.0)}
+    assert small["figures"]["nnc"]["microseconds_per_step"] == pytest.approx(50_000)
+    assert (small["figures"]["a"]["first_epoch_cold"], small["figures"]["a"]["first_epoch_warm"]) == (9, 4)
+    assert small["products"]["gigaflops"] == pytest.approx(100)
+    assert found["geometric_mean"]["nnc"] == pytest.approx(1.0)  # of 2 and 0.5
+    assert "2.00" in tables(found)
+
+
+def test_the_products_are_those_of_a_step():
+    calls, flops = products(Dense(name="", batch=4, samples=4, optimizer="sgd", sizes=(6, 5, 3)))
+    shapes = [call().shape for call in calls]
+    assert shapes == [(4, 5), (6, 5), (4, 3), (5, 3), (4, 5)]
+    assert flops == 2 * (4 * 6 * 5 * 2 + 4 * 5 * 3 * 3)
