@@ -119,6 +119,8 @@ def main(given: Sequence[str] | None = None) -> int:
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
     with tempfile.TemporaryDirectory(prefix="nnc-bench-") as folder:
         measurement = Measurement(options, Path(folder))
+        if about["machine"]["load"] > about["machine"]["cores"] / 2:
+            print(f"the machine is busy, with a load of {about['machine']['load']} on {about['machine']['cores']} cores: figures will mislead")
         if measurement.absent:
             print(f"not installed, left out: {', '.join(measurement.absent)}")
         measurement.run()
