@@ -157,15 +157,10 @@ def _monitors(program: Program, section: Section, metrics: list[str] | None) -> 
             findings.add("E501", monitor.span, "no figure of this training", what="figure", name=monitor.name, help=help)
         elif outline is not None and split is None and not outline.sound:
             continue
-        elif part != "train" and not (split is not None and _has(split, SPLITS[part])):
+        elif part != "train" and not (split is not None and SPLITS[part] in split.params.parts):
             notes = [Note(split.span, "the split")] if split is not None and split.span is not None else []
             findings.add("E507", monitor.span, f"there is no {SPLITS[part]} split", name=monitor.name, notes=notes, split=SPLITS[part],
                          help="write split = random(train=80%, validation=10%, test=10%) in the data section")  # fmt: skip
-
-
-def _has(split: Bound, part: str) -> bool:
-    """Whether the split makes a part; every fold validates in its turn."""
-    return ("folds" in split.operation.facts and part == "validation") or getattr(split.params, part) > 0
 
 
 def _ensemble(program: Program, section: Section) -> None:
@@ -221,6 +216,10 @@ def _solver(program: Program, train: TrainParams, section: Section) -> None:
     if train.batch != "full":
         findings.add("E516", section.at("batch"), f"a batch of {train.batch}", optimizer=optimiser.name, problem="compares values of one objective",
                      help="write batch = full")  # fmt: skip
+    balanced = program.experiment.data.balanced if program.experiment.data is not None else None
+    if balanced is not None:
+        findings.add("E516", optimiser.span, f"the rows of `{balanced.name}` are drawn anew in every epoch", optimizer=optimiser.name,
+                     problem="compares values of one objective", help="leave out class_balance, or use adam")  # fmt: skip
     size = sum(bundle.size for bundle in program.bundles)
     if optimiser.name == "newton" and size > MOST_NEWTON:
         findings.add("E516", optimiser.span, f"{size:,} parameters: a Hessian of {size * size:,} numbers", optimizer="newton",

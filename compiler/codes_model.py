@@ -165,8 +165,9 @@ CODES: dict[str, Code] = {
     "E411": Code(
         "the {split} split would be empty",
         """
-        The share of this split is so small that it gets no row. Give it a larger share, leave it out, or use more
-        data.
+        The share of this split is so small that it gets no row, no group, or no whole window. Give it a larger share, leave it
+        out, or use more data. Windows stay inside a file of a `files` split and inside consecutive rows of one group of a
+        `grouped` one, so rows of a group stand together.
         """,
     ),
     "E412": Code(
@@ -202,6 +203,23 @@ CODES: dict[str, Code] = {
         A sample's weight says how often it counts: 2 is as if the row stood there twice, 0 as if it were not there. A
         negative weight would push the prediction away from the target without end, and where no training row has a
         weight above 0 there is nothing to learn from.
+        """,
+    ),
+    "E416": Code(
+        "the split does not fit the column `{column}`",
+        """
+        `by` sends a row where the value of a column says, so every value that occurs stands in one list, and every value of
+        a list occurs; `grouped` keeps the rows of one value together. Both need a value in every row.
+
+            split = by(year, train=[2019, 2020], validation=[2021], test=[2022])
+            split = grouped(by=patient, train=80%, test=20%)
+        """,
+    ),
+    "E417": Code(
+        "the columns of `{path}` differ from those of the source",
+        """
+        Rows of all parts go through the same steps into the same network, so a file that a split names has the columns that
+        the data names use, of the same type and shape. It may have others as well.
         """,
     ),
     "E501": Code(

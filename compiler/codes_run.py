@@ -76,6 +76,15 @@ CODES: dict[str, Code] = {
         disk. What was saved before is whole; `--resume` goes on from there.
         """,
     ),
+    "E707": Code(
+        "`{package}` is not installed",
+        """
+        What nnc needs for some sources only is not installed with it. Install it when you need it:
+
+            pip install 'nnc-lang[parquet]'     parquet files
+            pip install 'nnc-lang[images]'      folders of images
+        """,
+    ),
     "W301": Code(
         "a bias before batch_norm does nothing",
         """

@@ -11,8 +11,9 @@ from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Augmentation, Data, DataName, DataStep, Outline
 from .operation import Bound, Kind, Reference, find
 from .ops.planned import PLANNED, PLANNED_KEYS
+from .ops.sources import text_params
 from .resolve import Resolver
-from .schema import Files, Schema
+from .schema import ColumnSchema, Files, Schema
 from .source import Span
 from .values import Scope
 
@@ -57,10 +58,51 @@ class DataChecker:
                     resolved[name] = columns
                 else:
                     self.failed.add(name)
-            data = Data(source, resolved, split, schema, augment)
+            data = Data(source, resolved, split, schema, augment, self._further(split, resolved, schema, source))
             self._windows(data)
+            self._balance(data)
+            self._split_column(data)
         sound = len(self.findings.errors) == before
         return data, Outline(frozenset(entries), frozenset(self.failed), frozenset(self.bases), split, sound)
+
+    def _further(self, split: Bound | None, names: dict[str, DataName], schema: Schema, source: Bound) -> dict[str, Schema]:
+        """The schemas of the sources that a split names; E417 where they lack a column, or hold something else in it."""
+        found: dict[str, Schema] = {}
+        used = {column for name in names.values() for column in name.columns}
+        for part, bound in (split.params.sources if split is not None and split.name == "files" else {}).items():
+            other = self._schema(bound)
+            if other is None:
+                continue
+            found[part] = other
+            where = str(getattr(bound.params, "path", bound.name))
+            for column in sorted(used):
+                mine, its = schema.columns[column], other.columns.get(column)
+                if its is None:
+                    self.findings.add("E417", bound.span, f"it has no column `{column}`", path=where, help=did_you_mean(column, other.columns))
+                    continue
+                # A text file whose cells happen to be numbers holds text where the source does.
+                as_text = mine.dtype == "string" and its.dtype == "float" and text_params(bound) is not None
+                if not as_text and (mine.dtype, mine.shape) != (its.dtype, its.shape):
+                    self.findings.add("E417", bound.span, f"`{column}` is {_spoken(its)}, in {source.name} it is {_spoken(mine)}", path=where,
+                                      help="give a file like the one that trains")  # fmt: skip
+        return found
+
+    def _split_column(self, data: Data) -> None:
+        """The column that decides about a row holds one number or text a row."""
+        reference: Reference | None = data.split.params.column if data.split is not None else None
+        if reference is None:
+            return
+        column = data.schema.columns.get(reference.name)
+        if column is None:
+            self.findings.add("E402", reference.span, "", column=reference.name, help=did_you_mean(reference.name, data.schema.columns))
+        elif column.shape not in ((), (1,)):
+            self.findings.add("E416", reference.span, f"it holds {list(column.shape)} a row", column=reference.name, help="name a column with one value a row")
+
+    def _balance(self, data: Data) -> None:
+        """Rows are drawn by the classes of one data name."""
+        paths = {s.path: d for d in data.names.values() for s in d.steps if "balance" in s.bound.operation.facts}
+        for entry in [*paths.values()][1:]:
+            self.findings.add("E413", entry.span, "the second one", step="class_balance", help="balance the classes of one data name")
 
     def _windows(self, data: Data) -> None:
         """Samples are windows everywhere or nowhere, they advance alike, and a random split does not share rows between parts."""
@@ -153,6 +195,9 @@ class DataChecker:
     def _in_order(self, step: Bound, before: list[DataStep]) -> bool:
         """One window at most, and whatever learns stands before it; what opens a data name stands nowhere else."""
         windowed = any("window" in s.bound.operation.facts for s in before)
+        if any("balance" in s.bound.operation.facts for s in before):
+            self.findings.add("E413", step.span, "class_balance stands before it", step=step.name, help="put class_balance last")
+            return False
         if "starts_from" in step.operation.extra:
             self.findings.add("E413", step.span, "it stands first", step=step.name, help=f"write {step.name}() -> ...")
             return False
@@ -223,7 +268,11 @@ class DataChecker:
         for name in mentioned:
             span = self.places[data.name].get(name, data.column_span)
             column = schema.columns.get(name)
-            if column is None:
+            if column is None and name in schema.other:
+                self.findings.add("E404", span, f"`{name}` holds {schema.other[name]}", step="column" if data.single else "columns",
+                                  help="write it as columns of numbers or text")  # fmt: skip
+                sound = False
+            elif column is None:
                 self.findings.add("E402", span, "", column=name, help=did_you_mean(name, schema.columns))
                 sound = False
             elif not data.single and name in chosen and column.dtype == "string":
@@ -237,6 +286,10 @@ class DataChecker:
             self.findings.add("E402", data.column_span, "no number column is left", column="all", help="leave out fewer columns, or name them")
             sound = False
         return DataName(data.name, chosen, data.single, data.steps, data.span, data.column_span) if sound else None
+
+
+def _spoken(column: ColumnSchema) -> str:
+    return "text" if column.dtype == "string" else f"{column.dtype}{list(column.shape) if column.shape else ''}"
 
 
 def guarded(findings: Findings, call: Callable[[], Any], bound: Bound, default: str = "") -> Any:

@@ -102,6 +102,12 @@ class Data:
     split: Bound | None
     schema: Schema
     augment: tuple[Augmentation, ...] = ()
+    further: dict[str, Schema] = field(default_factory=dict)  # of the sources that a split names, by part
+
+    @property
+    def balanced(self) -> DataName | None:
+        """The data name whose classes are drawn equally often in training."""
+        return next((d for d in self.names.values() if any("balance" in s.bound.operation.facts for s in d.steps)), None)
 
 
 class TrainParams(Params):

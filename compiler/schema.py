@@ -11,7 +11,7 @@ import gzip
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Schema:
 
     columns: dict[str, ColumnSchema]
     rows: int | None = None
-    values: dict[str, tuple[Any, ...]] = field(default_factory=dict)  # distinct values, where whole columns were read
+    values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # distinct values, where whole columns are read
+    other: Mapping[str, str] = field(default_factory=dict)  # columns that cannot be used, with their types
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,34 @@ class Files:
 
     def path(self, name: str) -> Path:
         """The file of that name under the root; E409 if it lies elsewhere, E401 if it is not there."""
+        path = self._below(name)
+        if path.is_dir():
+            raise Refusal("E410", label="it is a directory", path=name, help="name a file in it")
+        self._require(path.is_file(), path, name)
+        return path
+
+    def folder(self, name: str) -> Path:
+        """The folder of that name under the root, or the root itself as `.`; E409 and E401 as for files."""
+        path = self._below(name)
+        if path.is_file():
+            raise Refusal("E410", label="it is a file", path=name, help="name the folder that holds folders of images")
+        self._require(path.is_dir(), path, name)
+        return path
+
+    def _below(self, name: str) -> Path:
         root = self.root.resolve()
         path = root if "\0" in name else (root / name).resolve()
         if "\0" in name or (path != root and root not in path.parents):
             raise Refusal("E409", label=f"the data root is {self.root}", path=name,
                           help="move the file below the root, or give another root with --data-root")  # fmt: skip
-        if path.is_dir():
-            raise Refusal("E410", label="it is a directory", path=name, help="name a file in it")
-        if not path.is_file():
+        return path
+
+    def _require(self, there: bool, path: Path, name: str) -> None:
+        if not there:
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             close = suggestion(path.name, near)
             help = f"did you mean `{Path(name).with_name(close)}`?" if close else self.otherwise
             raise Refusal("E401", label=f"looked in {path.parent}", path=name, help=help)
-        return path
 
 
 # Tables of text
@@ -74,12 +90,8 @@ def read_cells(path: Path, separator: str, header: bool) -> tuple[list[str], Ite
         first = next(reader, None)
     except csv.Error as error:
         raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
-    if first is None:
-        raise Refusal("E410", label="the file is empty", path=path.name, help="give a file with a header and rows")
-    names = [n.strip() for n in first] if header else [f"c{i + 1}" for i in range(len(first))]
-    if len(set(names)) < len(names):
-        twice = next(n for n in names if names.count(n) > 1)
-        raise Refusal("E410", label=f"the header has `{twice}` twice", path=path.name, help="give every column a name of its own")
+    names = header_of(first, header, path)
+    assert first is not None
 
     def rows() -> Iterator[tuple[int, list[str]]]:
         if not header:
@@ -96,6 +108,17 @@ def read_cells(path: Path, separator: str, header: bool) -> tuple[list[str], Ite
             raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
 
     return names, rows()
+
+
+def header_of(first: list[str] | None, header: bool, path: Path) -> list[str]:
+    """The column names that the first row of a file gives: its cells, or c1, c2, ... without a header."""
+    if first is None:
+        raise Refusal("E410", label="the file is empty", path=path.name, help="give a file with a header and rows")
+    names = [n.strip() for n in first] if header else [f"c{i + 1}" for i in range(len(first))]
+    if len(set(names)) < len(names):
+        twice = next(n for n in names if names.count(n) > 1)
+        raise Refusal("E410", label=f"the header has `{twice}` twice", path=path.name, help="give every column a name of its own")
+    return names
 
 
 def _lines(path: Path) -> Iterator[str]:

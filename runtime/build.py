@@ -26,12 +26,17 @@ def _inputs(program: pipeline.Program, root: Path) -> dict[str, object]:
     drawn = {p.draw.file for p in program.inference.parameters.values() if p.draw.file}
     files = {name: digest_of(root / name) for name in sorted(drawn) if (root / name).is_file()}
     bounds = [experiment.data.source] if experiment.data is not None else []
+    if experiment.data is not None and experiment.data.split is not None and experiment.data.split.name == "files":
+        bounds += experiment.data.split.params.sources.values()
     if experiment.train is not None and experiment.train.params.start is not None:
         bounds.append(experiment.train.params.start)
     for bound in bounds:
         for value in bound.params.model_dump().values():
             if isinstance(value, str) and (root / value).is_file():
                 files[value] = digest_of(root / value)
+            elif bound.name == "image_folder" and value:
+                below = sorted(p for p in (root / value).rglob("*") if p.is_file())
+                files |= {p.relative_to(root).as_posix(): digest_of(p) for p in below}
     spec = hashlib.sha256(experiment.source.text.encode()).hexdigest()
     found = {"spec": spec, "constants": experiment.overrides, "files": files, "versions": versions()}
     return dict(json.loads(json.dumps(found)))

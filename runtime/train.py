@@ -28,6 +28,7 @@ from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
 from .data.augment import augment
+from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
 from .ensemble import Ensemble
 from .executor import Program
@@ -124,8 +125,12 @@ class Trainer:
         assert train is not None
         self.model, self.data, self.run, self.progress, self.train = model, data, run, progress, train
         self.rows = data.splits["train"]
-        self.batch = len(self.rows) if train.batch == "full" else min(int(train.batch), len(self.rows))
-        self.steps_per_epoch = -(-len(self.rows) // self.batch)
+        experiment = model.program.experiment
+        balanced = experiment.data.balanced if experiment.data is not None else None
+        self.groups = by_class(self.rows, data.arrays[balanced.name]) if balanced is not None else []
+        self.drawn = size(self.groups) if self.groups else len(self.rows)  # rows of an epoch
+        self.batch = self.drawn if train.batch == "full" else min(int(train.batch), self.drawn)
+        self.steps_per_epoch = -(-self.drawn // self.batch)
         self.plateau = next((bound.params for bound in train.schedule if "plateau" in bound.operation.facts), None)
         self.scheduled = training.rates(train, self.steps_per_epoch)
         model.rate = self.rate
@@ -145,9 +150,10 @@ class Trainer:
 
     def order(self, epoch: int) -> Array:
         """The rows of an epoch, in the order that the seed and the epoch's number give."""
+        rows = np.sort(draw(self.groups, self.model.seed, epoch)) if self.groups else self.rows
         if not self.train.shuffle:
-            return self.rows
-        return self.rows[generator(self.model.seed, "order", epoch).permutation(len(self.rows))]
+            return rows
+        return rows[generator(self.model.seed, "order", epoch).permutation(len(rows))]
 
     def epoch(self) -> None:
         """The steps of the current epoch from the current position on."""
@@ -192,7 +198,7 @@ class Trainer:
             "epoch": place.epoch + 1,
             "step": self.model.step_count,
             "lr": self.model.rate(self.model.step_count - 1),
-            "train": {"loss": place.loss_sum / len(self.rows)},
+            "train": {"loss": place.loss_sum / self.drawn},
         }
         if "validation" in self.data.splits:
             record["val"] = self.figures("validation")

@@ -43,6 +43,8 @@ COMPILER = {
     "onnx_lowering": "ir",
     "onnx_export": "ir onnx_lowering",
     "schema": "diagnostics",
+    "parquet": "diagnostics schema",
+    "images": "diagnostics schema",
     "operation": "source ir",
     "ops.channels": "diagnostics ir",
     "ops.activations": f"{LAYER} ops.channels",
@@ -52,6 +54,7 @@ COMPILER = {
     "ops.recurrent": f"{LAYER} ops.layers",
     "ops.shapes": LAYER,
     "ops.data": f"{LAYER} primitives ops.shapes",
+    "ops.splits": "diagnostics operation ops.data",
     "ops.augmentations": "operation",
     "ops.initialisers": "diagnostics operation",
     "ops.losses": f"{LAYER} primitives",
@@ -60,12 +63,12 @@ COMPILER = {
     "ops.solvers": "operation",
     "ops.penalties": "ir operation primitives",
     "ops.schedules": "diagnostics operation",
-    "ops.sources": "diagnostics operation schema",
+    "ops.sources": "diagnostics operation schema parquet images",
     "ops.training": "ir operation primitives",
     "ops.tuning": "diagnostics operation",
     "ops.planned": "operation",
     "ops": "ops.activations ops.augmentations ops.convolution ops.data ops.initialisers ops.layers ops.losses ops.metrics ops.normalisation "
-    "ops.optimisers ops.penalties ops.planned ops.recurrent ops.schedules ops.shapes ops.solvers ops.sources ops.training ops.tuning",
+    "ops.optimisers ops.penalties ops.planned ops.recurrent ops.schedules ops.shapes ops.solvers ops.sources ops.splits ops.training ops.tuning",
     "experiment": "source schema operation",
     "fields": "operation",
     "values": "source syntax operation experiment",
@@ -74,7 +77,7 @@ COMPILER = {
     "declare": "source diagnostics syntax operation ops.planned experiment fields values resolve",
     "blocks": "source diagnostics syntax values resolve declare",
     "network": "source diagnostics syntax operation experiment values resolve declare blocks",
-    "data_section": "source diagnostics syntax schema operation ops.planned experiment values resolve declare",
+    "data_section": "source diagnostics syntax schema operation ops.planned ops.sources experiment values resolve declare",
     "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values constants resolve declare network data_section",
     "lower": "source diagnostics ir operation experiment",
     "prepare": "diagnostics ir operation experiment",
@@ -109,14 +112,20 @@ RUNTIME = {
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
-    "data.sources": "nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.ops.sources",
+    "data.decimals": "",
+    "data.delimited": "data.decimals nnc.compiler.diagnostics nnc.compiler.schema",
+    "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
+    "data.sources": "data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment",
+    "data.balance": "kernels",
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
     "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.experiment nnc.compiler.operation nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
-    "data.rows": "kernels model ensemble data.dataset nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
-    "nnc.compiler.experiment nnc.compiler.prepare",
-    "predict": "kernels executor files model ensemble data.rows nnc.compiler.ir",
+    "data.row_files": "kernels model ensemble data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.experiment nnc.compiler.images "
+    "nnc.compiler.ops.sources nnc.compiler.parquet nnc.compiler.schema",
+    "data.rows": "kernels model ensemble data.dataset data.row_files data.splits nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
+    "nnc.compiler.prepare",
+    "predict": "kernels executor files model ensemble data.columnar data.rows nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.parquet",
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
@@ -124,7 +133,7 @@ RUNTIME = {
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
-    "train": "kernels executor files machine model ensemble data.dataset data.augment metrics members run watch verdict start "
+    "train": "kernels executor files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "build": "kernels files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
@@ -149,8 +158,10 @@ ONLY_IN = {
     "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.doctor"},
     "safetensors": {"nnc.runtime.files"},
     "threadpoolctl": {"nnc.runtime.threads"},
+    "pyarrow": {"nnc.compiler.parquet"},
+    "PIL": {"nnc.compiler.images"},
 }
-THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl"}
+THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL"}
 
 
 def table() -> dict[str, set[str]]:

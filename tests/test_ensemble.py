@@ -25,7 +25,7 @@ from nnc.compiler.operation import Kind, Reference, find
 from nnc.compiler.pipeline import read
 from nnc.compiler.source import Span
 from nnc.runtime.data.dataset import open_data
-from nnc.runtime.data.splits import bootstrap, split_rows
+from nnc.runtime.data.splits import Rows, bootstrap, split_rows
 from nnc.runtime.ensemble import Ensemble
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.files import read_arrays
@@ -118,7 +118,8 @@ def fold_split(rows: int, k: int, fold: int, test: float = 0.0, classes: Array |
     operation = find(Kind.SPLIT, "k_fold")
     assert operation is not None
     stratify = Reference("label", Span(0, 1)) if classes is not None else None
-    return split_rows(BoundOperation(operation, operation.params(folds=k, test=test, seed=seed, stratify=stratify)), rows, classes, fold)
+    bound = BoundOperation(operation, operation.params(folds=k, test=test, seed=seed, stratify=stratify))
+    return split_rows(bound, Rows(rows, str, classes=classes), fold).rows
 
 
 @pytest.mark.parametrize(("rows", "k", "test"), [(10, 2, 0.0), (11, 3, 0.0), (100, 7, 0.2), (5, 5, 0.0), (23, 4, 0.5)])

@@ -43,7 +43,7 @@ def delivered(source: str, root: Path) -> dict[str, np.ndarray]:
     operation = find(Kind.SOURCE, source.partition("(")[0])
     assert operation is not None
     params = operation.params(**({"path": source.partition('"')[2].partition('"')[0]} if '"' in source else {}))
-    return dict(SOURCES[operation.name](params, Files(root)).columns)
+    return dict(SOURCES[operation.name](params, Files(root), promised(source, root).columns).columns)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from . import (
     shapes,
     solvers,
     sources,
+    splits,
     training,
     tuning,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "shapes",
     "solvers",
     "sources",
+    "splits",
     "training",
     "tuning",
 ]

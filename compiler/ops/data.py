@@ -1,4 +1,4 @@
-"""Column selections, data steps and splits.
+"""Column selections and data steps.
 
 A step that learns finds its figures on the training rows (runtime/data/fit.py), stores them with the model, and is part of
 the exported graph: its expression here is the only definition.
@@ -150,6 +150,8 @@ def _index(build: StepBuild, x: Column, given: Labels | None) -> tuple[Value, tu
 @operation(Kind.STEP, CategoryParams, learns=True, classes=True)
 def category(build: StepBuild, x: Column, p: CategoryParams) -> Column:
     """The index of the value among the classes, int64; unseen and missing values are the number of classes."""
+    if p.classes is None and x.classes is not None and x.value.dtype == "int64" and all(isinstance(c, str) for c in x.classes):
+        return x  # indices of classes with names already
     value, classes = _index(build, x, p.classes)
     return Column(value, classes)
 
@@ -191,6 +193,20 @@ def flatten(build: StepBuild, x: Column, p: NoParams) -> Column:
 def reshape(build: StepBuild, x: Column, p: ReshapeParams) -> Column:
     """The same elements in the same order under other axes."""
     return Column(reshape_layer(build, x.value, p), x.classes)
+
+
+@operation(Kind.STEP, facts={"balance"})
+def class_balance(build: StepBuild, x: Column, p: NoParams) -> Column:
+    """Changes no value: rows of the training split are drawn so that the classes of this data name are equally frequent.
+
+    Of K classes with n_1 ... n_K training rows, an epoch takes m = max n_k rows of each: every row of class k floor(m / n_k) times, and
+    m mod n_k rows of it once more, drawn without replacement by the seed and the epoch's number. Validation and test rows, figures
+    and the exported model are untouched. One data name may have it, and it stands last.
+    """
+    if x.classes is None or x.value.type.rank != (1 if x.value.dtype == "int64" else 2):
+        raise Refusal("E412", label="it holds numbers" if x.classes is None else f"{dims(x.dims)} a sample",
+                      help="balance a data name with one class a sample: column(c) -> category -> class_balance", name="the column")  # fmt: skip
+    return x
 
 
 class ClipParams(Params):
@@ -279,55 +295,13 @@ class WindowParams(Params):
 def window(build: StepBuild, x: Column, p: WindowParams) -> Column:
     """Rows i * stride + offset and the length - 1 after them are sample i. Shape: [...] -> [length, ...].
 
-    Steps before it take rows, steps after it windows; prepare.py puts the rows of a sample beside each other.
+    Steps before it take rows, steps after it windows. A window lies in one file of a `files` split, in consecutive rows of one group of a
+    `grouped` one, and in one part of a `by` split; `random` draws windows that do not overlap.
+
+    `nnc eval --data` and `nnc predict` cut the rows of a new file in the same way. A prediction comes for every window of the inputs, also
+    where its target lies beyond the last row; `row` beside it is the number of the last row that it sees. Under `grouped` windows stay in
+    the runs of the column's values where the file has the column; without it the file is one series.
     """
     n = x.value.shape[0]
     assert isinstance(n, Batch)
     return Column(apply("reshape", x.value, shape=(Batch(n.factor // p.length), p.length, *x.value.shape[1:])), x.classes)
-
-
-class SharesParams(Params):
-    train: float = Field(gt=0, le=1, description="share of the rows to learn from")
-    validation: float = Field(0.0, ge=0, lt=1, description="share to watch and choose by")
-    test: float = Field(0.0, ge=0, lt=1, description="share for the last figure")
-
-
-class RandomParams(SharesParams):
-    stratify: Annotated[Reference | None, Refers("data")] = Field(None, description="a data name whose classes keep their shares")
-    seed: int = Field(0, ge=0, description="of the shuffle")
-
-
-def check_shares(p: SharesParams) -> None:
-    """Shares sum to 1."""
-    if abs(p.train + p.validation + p.test - 1) > 1e-9:
-        found = p.train + p.validation + p.test
-        raise Refusal("E408", label=f"train + validation + test = {found:.0%}" if abs(found * 100 - round(found * 100)) < 1e-9 else f"they sum to {found:g}",
-                      help=f"give what remains to one of them: train={max(0.0, 1 - p.validation - p.test):.4g}")  # fmt: skip
-
-
-@operation(Kind.SPLIT, RandomParams, facts={"drawn"})
-def random(p: RandomParams) -> None:
-    """Rows drawn without replacement, fixed by the seed; with stratify each class keeps its share in every part."""
-    check_shares(p)
-
-
-@operation(Kind.SPLIT, SharesParams)
-def ordered(p: SharesParams) -> None:
-    """The first rows train, the next validate, the last test."""
-    check_shares(p)
-
-
-class FoldsParams(Params):
-    folds: int = Field(ge=2, description="k: the parts that take turns at validation, one for each member")
-    test: float = Field(0.0, ge=0, lt=1, kw_only=True, description="share that no member sees, for the last figure")
-    stratify: Annotated[Reference | None, Refers("data")] = Field(None, kw_only=True, description="a data name whose classes keep their shares")
-    seed: int = Field(0, ge=0, kw_only=True, description="of the shuffle")
-
-
-@operation(Kind.SPLIT, FoldsParams, facts={"drawn", "folds"})
-def k_fold(p: FoldsParams) -> None:
-    """k networks are trained, each with another k-th of the rows as its validation split; their outputs are averaged.
-
-    Data steps learn from a member's own training rows. Reported are the mean and the standard deviation of every figure over the members, and
-    `out_of_fold`: every row as predicted by the member that has not seen it.
-    """

@@ -6,9 +6,9 @@ from ..operation import Kind
 
 PLANNED: dict[Kind, frozenset[str]] = {
     Kind.LAYER: frozenset(),
-    Kind.SOURCE: frozenset(("parquet", "image_folder", "tsv")),
-    Kind.STEP: frozenset(("class_balance",)),
-    Kind.SPLIT: frozenset("grouped by files".split()),
+    Kind.SOURCE: frozenset(),
+    Kind.STEP: frozenset(),
+    Kind.SPLIT: frozenset(),
     Kind.AUGMENTATION: frozenset(("mixup",)),
     Kind.QUANTISATION: frozenset(("int8", "float16")),
 }

@@ -7,7 +7,9 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from ..diagnostics import Refusal
-from ..operation import Kind, NoParams, Params, operation
+from ..images import image_schema
+from ..operation import Bound, Kind, NoParams, Params, operation
+from ..parquet import parquet_schema
 from ..schema import WHOLE_BYTES, ColumnSchema, Files, Schema, array_schema, csv_schema, idx_bytes, idx_header, npy_header, npz_members, read_text
 
 
@@ -22,10 +24,33 @@ class CsvParams(Params):
         return (self.missing,) if isinstance(self.missing, str) else self.missing
 
 
+class TsvParams(Params):
+    path: str = Field(description="file, relative to the data root; .gz is unpacked")
+    header: bool = Field(True, description="whether the first line names the columns; else they are c1, c2, ...")
+    missing: str | tuple[str, ...] = Field("", description="cells that mean a missing value, beside empty ones")
+
+    @property
+    def as_csv(self) -> CsvParams:
+        return CsvParams(path=self.path, header=self.header, separator="\t", missing=self.missing)
+
+
 @operation(Kind.SOURCE, CsvParams)
 def csv(p: CsvParams, files: Files) -> Schema:
     """A table of text: number columns are float32[1], others strings. RFC 4180 quoting, UTF-8."""
     return csv_schema(files.path(p.path), p.separator, p.header, p.gone)
+
+
+@operation(Kind.SOURCE, TsvParams)
+def tsv(p: TsvParams, files: Files) -> Schema:
+    """A table of text as `csv` reads it, with a tab between cells."""
+    return csv(p.as_csv, files)  # type: ignore[no-any-return]
+
+
+def text_params(source: Bound) -> CsvParams | None:
+    """How the text of a source is cut into cells; None for other sources."""
+    if isinstance(source.params, TsvParams):
+        return source.params.as_csv
+    return source.params if isinstance(source.params, CsvParams) else None
 
 
 class IdxParams(Params):
@@ -74,6 +99,25 @@ def npy(p: PathParams, files: Files) -> Schema:
         raise Refusal("E410", label=f"it declares {declared:,} elements in {path.stat().st_size:,} bytes", path=path.name,
                       help="write the file again")  # fmt: skip
     return array_schema({"array": (dtype, shape)}, path.name)
+
+
+@operation(Kind.SOURCE, PathParams)
+def parquet(p: PathParams, files: Files) -> Schema:
+    """The columns of a parquet file: numbers are float32[1], text is strings, null is a missing value. Needs `nnc-lang[parquet]`."""
+    return parquet_schema(files.path(p.path))
+
+
+class FolderParams(Params):
+    path: str = Field(description="folder, relative to the data root")
+
+
+@operation(Kind.SOURCE, FolderParams)
+def image_folder(p: FolderParams, files: Files) -> Schema:
+    """`image` uint8 [channels, height, width] of every image below a folder, and `label`, the name of the folder in it that holds the image.
+
+    Labels are indices of the names, sorted. All images have one size, and are greyscale or RGB. Needs `nnc-lang[images]`.
+    """
+    return image_schema(files.folder(p.path), files.root)
 
 
 class TableParams(Params):

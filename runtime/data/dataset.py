@@ -17,13 +17,13 @@ from nnc.compiler.ir import Graph
 from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.operation import Bound
 from nnc.compiler.prepare import prepare
-from nnc.compiler.schema import Files, Schema, number
+from nnc.compiler.schema import ColumnSchema, Files, Schema, number
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
 
 from .fit import FITS, balanced
-from .sources import SOURCES, Table
-from .splits import split_rows, split_windows
+from .sources import SOURCES, Table, joined
+from .splits import Rows, split_rows, split_windows
 
 Array = np.ndarray[Any, Any]
 CHUNK = 4096
@@ -84,11 +84,10 @@ def transform(graph: Graph, variables: Mapping[str, Array], raw: Mapping[str, Ar
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def windows(raw: Array, window: Any, samples: int) -> Array:
-    """The rows of each sample beside each other."""
-    within = raw[window.offset : window.offset + (samples - 1) * window.stride + window.length]
-    view = np.lib.stride_tricks.sliding_window_view(within, window.length, axis=0)[:: window.stride]
-    return np.ascontiguousarray(np.moveaxis(view, -1, 1))
+def windows(raw: Array, window: Any, starts: Array) -> Array:
+    """The rows of each sample beside each other; samples start at the given rows."""
+    cut: Array = raw[(starts + window.offset)[:, None] + np.arange(window.length)]
+    return cut
 
 
 def prepared_column(data: Data, name: DataName, raw: Array, dtype: str, learned: Learned) -> Array:
@@ -126,6 +125,7 @@ class Opened:
     data: Data
     table: Table
     raws: dict[str, Array]  # the raw column of each data name, by row of the source
+    sizes: dict[str, int] | None  # rows of each file of the split
     max_bytes: int
 
     def dataset(self, fold: int = 0) -> tuple[pipeline.Program, Dataset]:
@@ -134,33 +134,48 @@ class Opened:
         findings = Findings(experiment.source)
         cuts = {n: d.window for n, d in data.names.items() if d.window is not None}
         try:
-            splits, fitted = self._splits(cuts, fold)
+            splits, starts, fitted = self._splits(cuts, fold)
         except Refusal as refusal:
-            findings.add_refusal(refusal, data.split.span if data.split else None)
+            at = data.split.spans.get(refusal.at, data.split.span) if data.split and isinstance(refusal.at, str) else data.split.span if data.split else None
+            findings.add_refusal(refusal, at)
             findings.stop_on_errors()
             raise
         learned = _at_the_source(data.source, findings, lambda: fit(data, raws, fitted, self.program.dtype))
         if cuts:
-            samples = max(int(rows.max()) for rows in splits.values()) + 1
-            raws = {name: windows(raws[name], window, samples) for name, window in cuts.items()}
-        arrays = prepare_all(experiment, data, self.program.dtype, raws, self.table.row_name, learned, findings)
+            raws = {name: windows(raws[name], window, starts) for name, window in cuts.items()}
+        row_name = (lambda sample: self.table.row_name(int(starts[sample]))) if cuts else self.table.row_name
+        arrays = prepare_all(experiment, data, self.program.dtype, raws, row_name, learned, findings)
         self._weigh(arrays, splits["train"], learned, findings)
         known = pipeline.analyse(
             experiment.source, root=None, overrides=experiment.overrides, schema=data.schema, learned=learned.classes, max_bytes=self.max_bytes
         )
         folds = [splits["train"], splits["validation"]] if experiment.folds is not None else [splits["train"]]
-        return known, Dataset(arrays, splits, np.sort(np.concatenate(folds)), raws, learned, data.schema, _digest(raws))
+        return known, Dataset(arrays, splits, np.sort(np.concatenate(folds)), raws, learned, data.schema, self._digest(raws))
 
-    def _splits(self, cuts: Mapping[str, Any], fold: int) -> tuple[dict[str, Array], Array]:
-        """The rows of each split, and those to learn from."""
-        split, rows = self.data.split, self.table.rows
+    def _splits(self, cuts: Mapping[str, Any], fold: int) -> tuple[dict[str, Array], Array, Array]:
+        """The samples of each split, the row where each sample starts, and the rows to learn from."""
+        split, rows = self.data.split, self._rows()
         if cuts:
             inputs = {i.name for i in self.program.experiment.network.inputs}
             return split_windows(split, rows, [*cuts.values()], [w for n, w in cuts.items() if n not in inputs], fold)
-        stratify = getattr(split.params, "stratify", None) if split is not None else None
-        splits = split_rows(split, rows, self.raws[stratify.name] if stratify is not None else None, fold)
-        return splits, splits["train"]
+        splits = split_rows(split, rows, fold).rows
+        return splits, np.arange(rows.count), splits["train"]
 
+    def _rows(self) -> Rows:
+        """What the split may look at."""
+        split = self.data.split
+        stratify = getattr(split.params, "stratify", None) if split is not None else None
+        classes = self.raws[stratify.name] if stratify is not None else None
+        return Rows(self.table.rows, self.table.row_name, self._deciding(), classes, self.sizes)
+
+    def _deciding(self) -> Array | None:
+        column = self.data.split.params.column if self.data.split is not None else None
+        return self.table.columns[column.name] if column is not None else None
+
+    def _digest(self, raws: Mapping[str, Array]) -> str:
+        """SHA-256 over everything that training depends on."""
+        deciding = self._deciding()
+        return _digest({**raws, "split": deciding} if deciding is not None else raws, self.sizes)
 
     def _weigh(self, arrays: Mapping[str, Array], train: Array, learned: Learned, findings: Findings) -> None:
         """Sample weights leave something to train on; balanced class weights are counted."""
@@ -180,19 +195,16 @@ def open_data(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES)
     assert experiment.data is not None
     data, source, findings = experiment.data, experiment.data.source, Findings(experiment.source)
 
-    def read() -> tuple[Table, Data, dict[str, Array]]:
-        table = SOURCES[source.name](source.params, Files(root))
-        if not table.rows:
-            raise Refusal("E410", label="it has no rows", path=str(getattr(source.params, "path", source.name)), help="give a file with rows")
-        _check_kinds(data, table)
+    def read() -> tuple[Table, dict[str, int] | None, Data, dict[str, Array]]:
+        table, sizes = _read(data, Files(root), findings)
         known = replace(data, schema=table.schema(data.schema))
         raws = {name: raw_column(table, entry, program.dtype) for name, entry in known.names.items()}
         _check_distinct(known, raws, table)
         _check_infinite(known, raws, table, findings)
-        return table, known, raws
+        return table, sizes, known, raws
 
-    table, known, raws = _at_the_source(source, findings, read)
-    return Opened(program, known, table, raws, max_bytes)
+    table, sizes, known, raws = _at_the_source(source, findings, read)
+    return Opened(program, known, table, raws, sizes, max_bytes)
 
 
 def load(program: pipeline.Program, root: Path, max_bytes: int = MAX_BYTES) -> tuple[pipeline.Program, Dataset]:
@@ -208,6 +220,36 @@ def _at_the_source(source: Bound, findings: Findings, read: Callable[[], Read]) 
         findings.add_refusal(refusal, source.spans.get("path") or next(iter(source.spans.values()), source.span))
         findings.stop_on_errors()
         raise
+
+
+def _read(data: Data, files: Files, findings: Findings) -> tuple[Table, dict[str, int] | None]:
+    """The rows of the source, and of the files of the split behind them; then how many each part has."""
+    source = data.source
+    used = {column for name in data.names.values() for column in name.columns}
+    decides = data.split.params.column if data.split is not None else None
+    used |= {decides.name} if decides is not None else set()
+    wanted = {name: column for name, column in data.schema.columns.items() if not data.names or name in used}
+    tables = {"train": _table(data, source, files, wanted)}
+    for part in data.further:
+        assert data.split is not None
+        bound = data.split.params.sources[part]
+        try:
+            tables[part] = _table(data, bound, files, wanted)
+        except Refusal as refusal:
+            findings.add_refusal(refusal, bound.span)
+    findings.stop_on_errors()
+    if len(tables) == 1:
+        return tables["train"], None
+    schemas = [data.schema, *data.further.values()]
+    return joined([*tables.values()], schemas, [*wanted]), {part: table.rows for part, table in tables.items()}
+
+
+def _table(data: Data, source: Bound, files: Files, wanted: dict[str, ColumnSchema]) -> Table:
+    table = SOURCES[source.name](source.params, files, wanted)
+    if not table.rows:
+        raise Refusal("E410", label="it has no rows", path=str(getattr(source.params, "path", source.name)), help="give a file with rows")
+    _check_kinds(data, table)
+    return table
 
 
 def _check_kinds(data: Data, table: Table) -> None:
@@ -307,9 +349,9 @@ def _shown(raw: Any) -> str:
     return "a missing value" if value != value else f"{float(value):.10g}"
 
 
-def _digest(raws: Mapping[str, Array]) -> str:
-    """SHA-256 over the raw columns in use."""
-    digest = hashlib.sha256()
+def _digest(raws: Mapping[str, Array], sizes: Mapping[str, int] | None) -> str:
+    """SHA-256 over the raw columns in use, and how many rows come from which file of a split."""
+    digest = hashlib.sha256(repr(sizes).encode() if sizes is not None else b"")
     for name in sorted(raws):
         array = raws[name]
         digest.update(f"{name}:{array.dtype}:{array.shape}".encode())

@@ -1,58 +1,87 @@
 """Rows from outside: raw columns of a file, for `nnc eval --data` and `nnc predict`, a chunk at a time.
 
-A file has the columns of the spec's source. An .npz may instead hold the raw inputs by data name, with the sample first.
+A file has the columns of the spec's source. An .npz may instead hold the raw inputs by data name, with the sample first. Where samples
+are windows they are cut from the file's rows.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnc.compiler.diagnostics import Findings, Refusal, did_you_mean
-from nnc.compiler.experiment import Data, DataName
+from nnc.compiler.diagnostics import Findings, Refusal
 from nnc.compiler.ir import TensorType
 from nnc.compiler.prepare import raw_type
-from nnc.compiler.schema import ColumnSchema, Files, array_schema, npz_members, number, read_cells
 from nnc.compiler.source import Source
 from nnc.runtime.ensemble import Ensemble
 from nnc.runtime.kernels import Array
 from nnc.runtime.model import Model
 
 from .dataset import Learned, not_finite, prepare_all, prepared_column
+from .dataset import windows as windows_of
+from .row_files import CHUNK, Chunk, read
+from .splits import starts_of
 
-CHUNK = 4096
-ROWS_WANTED = "give the path of a file of rows"
 Kinds = Mapping[str, TensorType]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Raw inputs under their data names; `row_name` says where a row stands in the file."""
-
-    raw: dict[str, Array]
-    row_name: Callable[[int], str]
 
 
 def raw_chunks(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[Chunk]:
     """The raw inputs of the given types. Raises SpecError for a file that does not fit."""
+    data = model.program.experiment.data
+    windows = {name: data.names[name].window for name in kinds if data is not None and name in data.names and data.names[name].window is not None}
     try:
-        chunks = _from_npz if path.suffix == ".npz" else _from_text
-        for chunk in chunks(model, path, list(kinds)):
-            yield Chunk({name: _shaped(name, array, kinds[name], path) for name, array in chunk.raw.items()}, chunk.row_name)
+        if windows:
+            yield from _cut(read(model, path, list(kinds)), windows, kinds, path)
+            return
+        for chunk in read(model, path, list(kinds)):
+            yield replace(chunk, raw={name: _shaped(name, array, kinds[name]) for name, array in chunk.raw.items()})
     except Refusal as refusal:
         findings = Findings(Source(str(path), ""))
         findings.add_refusal(refusal, None)
         findings.stop_on_errors()
 
 
-def served(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[dict[str, Array]]:
+def _cut(chunks: Iterator[Chunk], windows: Mapping[str, Any], kinds: Kinds, path: Path) -> Iterator[Chunk]:
+    """Samples that are windows of a file's rows, cut as for training; or the windows that an .npz holds ready.
+
+    A sample comes for every window of the given names that the file holds: without targets also those whose targets lie beyond its
+    end. Windows do not cross from one run of a `grouped` split's column to another. The label `row` is the last row that a sample sees,
+    from 1.
+    """
+    parts = [*chunks]
+    if not parts:
+        return
+    row_kinds = {name: TensorType(kind.dtype, (kind.shape[0], *kind.shape[2:])) for name, kind in kinds.items()}
+    if path.suffix == ".npz" and all(parts[0].raw[name][0].size == row_kinds[name].size(1) * w.length for name, w in windows.items()) \
+            and any(w.length > 1 for w in windows.values()):  # fmt: skip
+        for chunk in parts:
+            yield replace(chunk, raw={name: _shaped(name, array, kinds[name]) for name, array in chunk.raw.items()})
+        return
+    raw = {name: np.concatenate([_shaped(name, chunk.raw[name], row_kinds[name]) for chunk in parts]) for name in windows}
+    sizes = np.cumsum([len(next(iter(chunk.raw.values()))) for chunk in parts]).tolist()
+    series = np.concatenate([chunk.series.reshape(-1) for chunk in parts if chunk.series is not None]) if parts[0].series is not None else None
+
+    def row_name(row: int) -> str:
+        place = bisect_right(sizes, row)
+        return parts[place].row_name(row - (sizes[place - 1] if place else 0))
+
+    every = [*windows.values()]
+    starts = starts_of(every, sizes[-1], None if series is None else np.unique(series, return_inverse=True)[1])
+    reach = max(w.offset + w.length for w in every)
+    if not len(starts):
+        raise Refusal("E410", path=path.name, label=f"{sizes[-1]} rows, and a sample takes {reach} of one series", help="give more rows")
+    for start in range(0, len(starts), CHUNK):
+        chosen = starts[start : start + CHUNK]
+        name_of = lambda sample, chosen=chosen: row_name(int(chosen[sample]))  # noqa: E731
+        yield Chunk({name: windows_of(raw[name], w, chosen) for name, w in windows.items()}, name_of, None, {"row": (chosen + reach).tolist()})
+
+
+def served(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[Chunk]:
     """Raw inputs for the serving graph; E405 where the network would get what is no number."""
     data = model.program.experiment.data
     for chunk in raw_chunks(model, path, kinds):
@@ -68,7 +97,7 @@ def served(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[dict[s
                     findings.add("E405", None, found.label, name=name, what=found.what, help="the spec does not `impute` it: remove the row, or give a number")
                     break
         findings.stop_on_errors()
-        yield chunk.raw
+        yield chunk
 
 
 def labelled(model: Model | Ensemble, path: Path) -> Iterator[dict[str, Array]]:
@@ -97,12 +126,12 @@ def _preparations(model: Model | Ensemble) -> list[Learned]:
     return [Learned(m.learned, dict(m.program.learned or {})) for m in members]
 
 
-def _shaped(name: str, array: Array, kind: TensorType, path: Path) -> Array:
+def _shaped(name: str, array: Array, kind: TensorType) -> Array:
     """The array in the dtype and shape of a raw input."""
     shape = (len(array), *(d for d in kind.shape[1:] if isinstance(d, int)))
     if array.size != np.prod(shape, dtype=np.int64):
         raise Refusal("E407", name=f"`{name}`", label=f"samples of shape {list(array.shape[1:])}, wanted is {list(shape[1:])}",
-                      help="give rows like those that trained; windows are given ready, as an .npz")  # fmt: skip
+                      help="give rows like those that trained; an .npz may hold windows ready cut")  # fmt: skip
     if kind.dtype == "string":
         return array.reshape(shape)
     if kind.dtype in ("int64", "uint8", "bool"):
@@ -121,108 +150,3 @@ def _whole(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
         value = array.reshape(len(array), -1)[row][int(np.argmax(wrong[row]))]
         raise Refusal("E407", name=f"`{name}`", label=f"row {row + 1} holds {float(value):g}, {dtype} is wanted", help="give whole numbers in range")
     return cast
-
-
-# Arrays
-
-
-def _from_npz(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
-    array_schema(npz_members(Files(path.parent, ROWS_WANTED).path(path.name)), path.name)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise Refusal("E410", label=str(error), path=path.name, help="write it with numpy.savez") from None
-    data = model.program.experiment.data
-    found = {}
-    for name in names:
-        entry = data.names.get(name) if data is not None else None
-        if name in arrays or entry is None or not all(c in arrays for c in entry.columns):
-            chosen = [name]
-        else:
-            chosen = list(entry.columns)
-        if not all(c in arrays for c in chosen):
-            raise Refusal("E402", column=name, label=f"{path.name} holds {', '.join(arrays) or 'nothing'}", help=did_you_mean(name, arrays))
-        parts = [arrays[c] for c in chosen]
-        found[name] = parts[0] if len(parts) == 1 else np.concatenate([a.reshape(len(a), -1) for a in parts], axis=1)
-    rows = len(next(iter(found.values())))
-    for start in range(0, rows, CHUNK):
-        yield Chunk({name: array[start : start + CHUNK] for name, array in found.items()}, _row_of(start, path))
-
-
-def _row_of(start: int, path: Path) -> Callable[[int], str]:
-    return lambda row: f"row {start + row + 1} of {path.name}"
-
-
-# Text
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """Which cells of a row make a raw input, and whether they are text."""
-
-    names: list[str]
-    places: list[int]
-    text: bool
-
-
-def _from_text(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
-    data = model.program.experiment.data
-    source = data.source if data is not None else None
-    separator = source.params.separator if source is not None and source.name == "csv" else "\t" if path.suffix == ".tsv" else ","
-    gone = {"", *(source.params.gone if source is not None and source.name == "csv" else ())}
-    header = source.params.header if source is not None and source.name == "csv" else True
-    columns, rows = read_cells(Files(path.parent, ROWS_WANTED).path(path.name), separator, header)
-    chosen = {name: _places(model, name, columns, path) for name in names}
-    while chunk := list(islice(rows, CHUNK)):
-        lines = [line for line, _ in chunk]
-        raw = {name: _texts(chunk, cells, gone) if cells.text else _numbers(chunk, cells, gone, path) for name, cells in chosen.items()}
-        yield Chunk(raw, _line_of(lines, path))
-
-
-def _line_of(lines: list[int], path: Path) -> Callable[[int], str]:
-    return lambda row: f"line {lines[row]} of {path.name}"
-
-
-def _places(model: Model | Ensemble, name: str, columns: list[str], path: Path) -> _Cells:
-    data: Data | None = model.program.experiment.data
-    entry: DataName | None = data.names.get(name) if data is not None else None
-    if data is None or entry is None:
-        declared = next(i for i in model.program.experiment.network.inputs if i.name == name)
-        wanted = _spread(name, ColumnSchema("float", declared.shape), columns)
-        text = False
-    else:
-        first = data.schema.columns[entry.columns[0]]
-        wanted = list(entry.columns) if not entry.single or first.shape in ((), (1,)) else _spread(entry.columns[0], first, columns)
-        text = first.dtype == "string"
-    for column in wanted:
-        if column not in columns:
-            raise Refusal("E402", column=column, label=f"{path.name} has {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}",
-                          help=did_you_mean(column, columns))  # fmt: skip
-    at = {column: i for i, column in enumerate(columns)}
-    return _Cells(wanted, [at[column] for column in wanted], text)
-
-
-def _spread(column: str, schema: ColumnSchema, columns: list[str]) -> list[str]:
-    """An array as cells: `pixels_0`, `pixels_1`, ... or, where there are exactly as many, all columns of the file."""
-    size = int(np.prod(schema.shape, dtype=np.int64))
-    if size == 1 and column in columns:
-        return [column]
-    return list(columns) if len(columns) == size else [f"{column}_{i}" for i in range(size)]
-
-
-def _texts(chunk: list[tuple[int, list[str]]], cells: _Cells, gone: set[str]) -> Array:
-    stripped = [row[cells.places[0]].strip() for _, row in chunk]
-    return np.array(["" if cell in gone else cell for cell in stripped], object)
-
-
-def _numbers(chunk: list[tuple[int, list[str]]], cells: _Cells, gone: set[str], path: Path) -> Array:
-    found = np.empty((len(chunk), len(cells.places)))
-    for i, (line, row) in enumerate(chunk):
-        for j, place in enumerate(cells.places):
-            cell = row[place].strip()
-            value = float("nan") if cell in gone else number(cell)
-            if value is None:
-                raise Refusal("E404", step=f"`{cells.names[j]}`", label=f"line {line} of {path.name} holds `{cell[:30]}`", help="give a number there")
-            found[i, j] = value
-    return found

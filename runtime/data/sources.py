@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import zipfile
 import zlib
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,15 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.diagnostics import Refusal
+from nnc.compiler.images import labelled
 from nnc.compiler.ops.sources import WINE
-from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, npy_header, npz_members, number, read_cells, read_text
+from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, npy_header, npz_members, read_text
+
+from .columnar import parquet_batches, pixels
+from .delimited import Delimited, Lines, NoNumber
 
 Array = np.ndarray[Any, Any]
+Wanted = Mapping[str, ColumnSchema]
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Table:
 
     def schema(self, promised: Schema) -> Schema:
         """The schema with what only the whole source tells: classes of integers."""
-        columns = {}
+        columns = dict(promised.columns)
         for name, array in self.columns.items():
             known = promised.columns[name]
             classes = known.classes
@@ -45,40 +51,53 @@ class Table:
         return Schema(columns, self.rows, promised.values)
 
 
-def _csv(p: Any, files: Files) -> Table:
+def joined(tables: Sequence[Table], schemas: Sequence[Schema], columns: Sequence[str]) -> Table:
+    """The rows of several tables one after another. Classes with names are those of the first, whatever numbers they have elsewhere."""
+    parts: dict[str, list[Array]] = {name: [] for name in columns}
+    for table, schema in zip(tables, schemas, strict=True):
+        for name in columns:
+            mine, its = schemas[0].columns[name].classes, schema.columns[name].classes
+            array = table.columns[name]
+            if mine is not None and its is not None and mine != its and isinstance(its[0], str):
+                places = np.array([mine.index(c) if c in mine else len(mine) for c in its])
+                array = places[array]
+            parts[name].append(array)
+    ends = np.cumsum([table.rows for table in tables]).tolist()
+
+    def row_name(row: int) -> str:
+        place = bisect_right(ends, row)
+        return tables[place].row_name(row - (ends[place - 1] if place else 0))
+
+    return Table({name: np.concatenate(arrays) for name, arrays in parts.items()}, row_name)
+
+
+def _delimited(p: Any, files: Files, wanted: Wanted) -> Table:
+    """Columns of text as the schema promises, or where a number column turns out to hold something else."""
     path = files.path(p.path)
-    names, rows = read_cells(path, p.separator, p.header)
-    gone = {"", *p.gone}
-    cells: list[list[str]] = [[] for _ in names]
-    lines = []
-    for line, row in rows:
-        lines.append(line)
-        for column, cell in zip(cells, row, strict=True):
-            column.append(cell)
-    columns = {name: _column(column, gone) for name, column in zip(names, cells, strict=True)}
-    return Table(columns, lambda row: f"line {lines[row]} of {path.name}")
+    source = Delimited(path, p.separator, p.header, p.gone)
+    texts = {name for name, column in wanted.items() if column.dtype == "string"}
+    while True:
+        lines, parts = Lines(path), dict[str, list[Array]]((name, []) for name in wanted)
+        try:
+            for block in source.blocks(wanted.keys() - texts, texts):
+                lines.add(block.lines)
+                for name, array in block.columns.items():
+                    parts[name].append(array)
+        except NoNumber as found:
+            texts.add(found.column)
+            continue
+        empty = {name: np.empty(0, object) if name in texts else np.empty((0, 1)) for name in wanted}
+        return Table({name: np.concatenate([empty[name], *parts.pop(name)]) for name in wanted}, lines)
 
 
-def _column(cells: list[str], gone: set[str]) -> Array:
-    """Floats [rows, 1] with NaN for missing cells if every other cell is a number, else strings with "" for missing ones."""
-    stripped = [c.strip() for c in cells]
-    numbers: list[float] = []
-    for cell in stripped:
-        value = float("nan") if cell in gone else number(cell)
-        if value is None:
-            return np.array(["" if c in gone else c for c in stripped], object)
-        numbers.append(value)
-    return np.array(numbers, np.float64).reshape(-1, 1)
-
-
-def _idx(p: Any, files: Files) -> Table:
+def _idx(p: Any, files: Files, wanted: Wanted) -> Table:
     images, labels = files.path(p.images), files.path(p.labels)
     _, shape, _ = idx_header(images)
     pixels = np.frombuffer(idx_bytes(images), np.uint8).reshape(shape[0], 1, *shape[1:])
     return Table({"image": pixels, "label": np.frombuffer(idx_bytes(labels), np.uint8).astype(np.int64)})
 
 
-def _npz(p: Any, files: Files) -> Table:
+def _npz(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
     npz_members(path)  # declared sizes against stored bytes, before anything is allocated
     try:
@@ -88,7 +107,7 @@ def _npz(p: Any, files: Files) -> Table:
         raise Refusal("E410", label=str(error), path=p.path, help="write it with numpy.savez") from None
 
 
-def _npy(p: Any, files: Files) -> Table:
+def _npy(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
     with path.open("rb") as file:
         npy_header(file, path.name)
@@ -105,7 +124,7 @@ def _array(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _table(p: Any, files: Files) -> Table:
+def _table(p: Any, files: Files, wanted: Wanted) -> Table:
     columns = {}
     for name, cells in p.columns.items():
         text = isinstance(cells[0], str)
@@ -113,7 +132,7 @@ def _table(p: Any, files: Files) -> Table:
     return Table(columns)
 
 
-def _digits(p: Any, files: Files) -> Table:
+def _digits(p: Any, files: Files, wanted: Wanted) -> Table:
     with gzip.open(Path(__file__).with_name("digits.csv.gz"), "rt", encoding="ascii") as file:
         cells = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return Table({"pixels": cells[:, :64], "digit": cells[:, 64].astype(np.int64)})
@@ -126,20 +145,40 @@ def _bundled(name: str, columns: tuple[str, ...], target: str) -> Table:
     return Table({c: cells[:, [i]] for i, c in enumerate(columns)} | {target: cells[:, -1].astype(np.int64)})
 
 
-def _text(p: Any, files: Files) -> Table:
+def _text(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
     points = np.frombuffer(read_text(path).encode("utf-32-le"), np.uint32)
     return Table({"text": points.astype(np.int64)}, lambda row: f"character {row + 1} of {path.name}")
 
 
-SOURCES: dict[str, Callable[[Any, Files], Table]] = {
-    "csv": _csv,
+def _parquet(p: Any, files: Files, wanted: Wanted) -> Table:
+    path = files.path(p.path)
+    parts = [*parquet_batches(path, wanted)]
+    empty = {name: np.empty(0, object) if c.dtype == "string" else np.empty((0, 1)) for name, c in wanted.items()}
+    return Table({name: np.concatenate([empty[name], *(part.pop(name) for part in parts)]) for name in wanted}, lambda row: f"row {row + 1} of {path.name}")
+
+
+def _image_folder(p: Any, files: Files, wanted: Wanted) -> Table:
+    folder = files.folder(p.path)
+    found = labelled(folder, files.root)
+    columns = {"label": np.array(found.labels, np.int64)}
+    if "image" in wanted:
+        columns["image"] = pixels(found.paths, wanted["image"].shape)
+    return Table(columns, lambda row: found.paths[row].relative_to(folder).as_posix())
+
+
+# A reader gives the columns that are wanted, with what their schema promises; it may give more.
+SOURCES: dict[str, Callable[[Any, Files, Wanted], Table]] = {
+    "csv": _delimited,
+    "tsv": lambda p, files, wanted: _delimited(p.as_csv, files, wanted),
     "idx": _idx,
     "npz": _npz,
     "npy": _npy,
     "table": _table,
     "digits": _digits,
-    "iris": lambda p, files: _bundled("iris", ("sepal_length", "sepal_width", "petal_length", "petal_width"), "species"),
-    "wine": lambda p, files: _bundled("wine", WINE, "cultivar"),
+    "iris": lambda p, files, wanted: _bundled("iris", ("sepal_length", "sepal_width", "petal_length", "petal_width"), "species"),
+    "wine": lambda p, files, wanted: _bundled("wine", WINE, "cultivar"),
     "text": _text,
+    "parquet": _parquet,
+    "image_folder": _image_folder,
 }

@@ -1,0 +1,368 @@
+"""Rows of a delimited file, a block of whole lines at a time, as fast as NumPy finds separators.
+
+The positions of separators and line ends come from one pass over a block's bytes. If they form a table, with a line end after every
+last cell, the cells of a column are read together: numbers by decimals.py, texts eight bytes at a time.
+Whatever is less regular (quotes, blank or ragged lines, lone carriage returns) goes through the csv module, a block at a time, so
+that both ways give the same cells, lines and refusals.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import zlib
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.diagnostics import Refusal
+from nnc.compiler.schema import header_of, number
+
+from .decimals import PADDING, parse, words_of
+
+Array = np.ndarray[Any, Any]
+BLOCK = 1 << 21
+_FIRST = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)  # the first n bytes of a word
+_WIDEST = 64  # bytes of a text that is compared by words
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+_KNOWN = 10_000  # cells that are remembered, so that equal ones are one object
+
+
+class NoNumber(Exception):
+    """A cell of a number column that is neither a number nor missing."""
+
+    def __init__(self, column: str, line: int, cell: str):
+        self.column, self.line, self.cell = column, line, cell
+        super().__init__(column)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows: floats [rows, 1] with NaN for missing cells, texts with "" for them, and the lines where they end in the file."""
+
+    columns: dict[str, Array]
+    lines: Sequence[int]
+
+
+class Lines:
+    """Where rows stand in a file, for messages."""
+
+    def __init__(self, path: Path):
+        self.path, self._starts, self._blocks = path, [0], list[Sequence[int]]()
+
+    def add(self, lines: Sequence[int]) -> None:
+        self._blocks.append(lines)
+        self._starts.append(self._starts[-1] + len(lines))
+
+    def __call__(self, row: int) -> str:
+        place = bisect_right(self._starts, row) - 1
+        return f"line {self._blocks[place][row - self._starts[place]]} of {self.path.name}"
+
+
+class Delimited:
+    """A file of text; `names` are its columns. `separator` stands between cells, `missing` are cells that mean a missing value."""
+
+    def __init__(self, path: Path, separator: str, header: bool, missing: Collection[str]):
+        self.path, self.separator, self.header, self.gone = path, separator, header, {"", *missing}
+        with self._opened() as source:
+            source.require_text()
+            first = next(source.rows(None), None)
+        self.names = header_of(None if first is None else first[1], header, path)
+
+    def _opened(self) -> _Bytes:
+        return _Bytes(self.path, self.separator)
+
+    def blocks(self, numbers: Collection[str], texts: Collection[str]) -> Iterator[Block]:
+        """The rows of the named columns. Raises NoNumber, and Refusal for what cannot be read."""
+        places = {name: i for i, name in enumerate(self.names)}
+        columns: dict[str, _Numbers | _Texts] = {name: _Numbers(name, places[name], self.gone) for name in self.names if name in numbers}
+        columns |= {name: _Texts(places[name], self.gone) for name in self.names if name in texts}
+        with self._opened() as source:
+            if self.header:
+                next(source.rows(None))
+            while source.fill():
+                cells = source.table(len(self.names))
+                if cells is not None:
+                    found = {name: column.regular(cells) for name, column in columns.items()}
+                    lines: Sequence[int] = range(cells.line + 1, cells.line + 1 + cells.rows)
+                    source.done()
+                else:
+                    rows = list(source.rows(len(self.names)))
+                    lines = [line for line, _ in rows]
+                    found = {name: column.irregular(rows) for name, column in columns.items()}
+                if len(lines):
+                    yield Block(found, lines)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of a block that form a table: where those of each column end in the padded text."""
+
+    text: Array
+    begin: int
+    ends: Array  # [columns, rows]
+    returns: Array | None  # 1 where a carriage return stands before the end of a row
+    line: int  # lines before the block
+    plain: bool  # whether every byte is a character
+
+    @property
+    def rows(self) -> int:
+        return len(self.ends[0])
+
+    def column(self, place: int) -> tuple[Array, Array]:
+        """Where the cells of a column start and end."""
+        ends = self.ends[place]
+        if place:
+            starts = self.ends[place - 1] + 1
+        else:
+            starts = np.empty_like(ends)
+            starts[0] = self.begin
+            np.add(self.ends[-1, :-1], 1, starts[1:])
+        return starts, ends - self.returns if self.returns is not None and place == len(self.ends) - 1 else ends
+
+    def cell(self, start: int, end: int) -> str:
+        return self.text[start:end].tobytes().decode()
+
+
+class _Numbers:
+    """A column of numbers, block by block."""
+
+    def __init__(self, name: str, place: int, gone: Collection[str]):
+        self.name, self.place, self.gone = name, place, gone
+        self.known: dict[str, float] = {}
+
+    def regular(self, cells: _Cells) -> Array:
+        starts, ends = cells.column(self.place)
+        values, sure = parse(cells.text, starts, ends)
+        if not sure.all():
+            values[starts == ends] = np.nan
+            sure |= starts == ends
+            for row in np.flatnonzero(~sure).tolist():
+                values[row] = self._number(cells.cell(starts[row], ends[row]), cells.line + 1 + row)
+        return values.reshape(-1, 1)
+
+    def irregular(self, rows: list[tuple[int, list[str]]]) -> Array:
+        return np.array([self._number(row[self.place], line) for line, row in rows], np.float64).reshape(-1, 1)
+
+    def _number(self, cell: str, line: int) -> float:
+        value = self.known.get(cell)
+        if value is None:
+            stripped = cell.strip()
+            value = float("nan") if stripped in self.gone else number(stripped)
+            if value is None:
+                raise NoNumber(self.name, line, stripped)
+            if len(self.known) < _KNOWN:
+                self.known[cell] = value
+        return value
+
+
+class _Texts:
+    """A column of texts, block by block. Equal texts are one object, as far as there are not too many."""
+
+    def __init__(self, place: int, gone: Collection[str]):
+        self.place, self.gone = place, gone
+        self.known: dict[str, str] = {}
+
+    def regular(self, cells: _Cells) -> Array:
+        starts, ends = cells.column(self.place)
+        words = _words(cells.text, starts, ends) if cells.plain else None
+        if words is None:
+            return self._all([cells.cell(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)])
+        distinct = _distinct(words)
+        if distinct is not None:
+            first, which = distinct
+            return self._all(_strings(words[first]))[which]
+        rims = np.minimum(cells.text[starts], cells.text[np.maximum(ends - 1, starts)])
+        if len(self.gone) > 1 or (rims <= ord(" ")).any():
+            return self._all(_strings(words))
+        return _objects(_strings(words))
+
+    def irregular(self, rows: list[tuple[int, list[str]]]) -> Array:
+        return self._all([row[self.place] for _, row in rows])
+
+    def _all(self, cells: list[str]) -> Array:
+        return _objects([self._text(cell) for cell in cells])
+
+    def _text(self, cell: str) -> str:
+        stripped = cell.strip()
+        if stripped in self.gone:
+            return ""
+        return self.known.setdefault(stripped, stripped) if len(self.known) < _KNOWN else self.known.get(stripped, stripped)
+
+
+def _objects(cells: list[str]) -> Array:
+    found = np.empty(len(cells), object)
+    found[:] = cells
+    return found
+
+
+def _words(text: Array, starts: Array, ends: Array) -> Array | None:
+    """The texts as rows of eight-byte words, filled up with zeros; None where one is too long for that."""
+    lengths = ends - starts
+    widest = int(lengths.max(initial=1))
+    if widest > _WIDEST:
+        return None
+    view = words_of(text)
+    found = np.empty((len(starts), -(-widest // 8)), "<u8")
+    for place in range(found.shape[1]):
+        from_here = np.minimum(starts + 8 * place, len(view) - 1)
+        found[:, place] = view[from_here] & _FIRST[np.clip(lengths - 8 * place, 0, 8)]
+    return found
+
+
+def _strings(words: Array) -> list[str]:
+    """Rows of words as texts; their bytes are ASCII, and those that fill up are the only zeros."""
+    width = 8 * words.shape[1]
+    lines = np.empty((len(words), width + 1), np.uint8)
+    lines[:, :width] = words.view(np.uint8)
+    lines[:, width] = ord("\n")
+    return lines.tobytes().translate(None, b"\0").decode().split("\n")[:-1]
+
+
+def _distinct(words: Array) -> tuple[Array, Array] | None:
+    """A row of each distinct text, and for each row the place of its text among them; None where nearly all differ."""
+    key = words[:, 0].copy()
+    for word in words.T[1:]:
+        key = (key ^ (key >> np.uint64(29))) * _MIX + word
+    sample = key[:: max(1, len(key) // 256)]
+    if 2 * len(np.unique(sample)) > len(sample) > 64:
+        return None
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return (first, which) if bool((words[first][which] == words).all()) else None  # else two texts have one key
+
+
+class _Bytes:
+    """The bytes of a file in a padded buffer: whole lines from `begin` to `stop`, and the start of the next line behind them."""
+
+    def __init__(self, path: Path, separator: str):
+        self.path, self.separator = path, separator
+        self.file: gzip.GzipFile | io.BufferedReader | None = None
+        self.buffer = np.zeros(BLOCK + 2 * PADDING, np.uint8)
+        self.begin = self.stop = self.end = PADDING
+        self.line = 0  # lines before `begin`
+        self.offset = -PADDING  # of the buffer in the file
+        self.finished = False
+
+    def __enter__(self) -> _Bytes:
+        try:
+            self.file = gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")
+        except OSError as error:
+            raise Refusal("E410", label=str(error), path=self.path.name, help="fetch or write the file again") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.file is not None
+        self.file.close()
+
+    def fill(self) -> bool:
+        """Have whole lines in the buffer; false at the end of the file."""
+        while self.begin == self.stop and not (self.finished and self.stop == self.end):
+            self._read()
+        return self.begin < self.stop
+
+    def _read(self) -> None:
+        """Move what is left to the front and read on. The last line gets an end if it has none."""
+        assert self.file is not None
+        left = self.end - self.begin
+        if left + PADDING > len(self.buffer) // 2:  # a long line
+            self.buffer = np.concatenate([self.buffer, np.zeros(len(self.buffer), np.uint8)])
+        self.buffer[PADDING : PADDING + left] = self.buffer[self.begin : self.end].copy()
+        self.offset += self.begin - PADDING
+        self.begin, self.end = PADDING, PADDING + left
+        fresh, room = self.end, len(self.buffer) - PADDING - 1
+        try:
+            while self.end < room and not self.finished:
+                got = self.file.readinto(memoryview(self.buffer.data)[self.end : room])
+                self.end += got
+                self.finished = not got
+        except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
+            raise Refusal("E410", label=str(error), path=self.path.name, help="fetch or write the file again") from None
+        if self.offset + fresh == 0 and self.buffer[PADDING : PADDING + 3].tobytes() == b"\xef\xbb\xbf":
+            self.begin += 3
+        if self.finished:
+            if self.end > self.begin and self.buffer[self.end - 1] != ord("\n"):
+                self.buffer[self.end] = ord("\n")
+                self.end += 1
+            self.stop = self.end
+            return
+        ends = np.flatnonzero(self.buffer[fresh : self.end] == ord("\n"))
+        self.stop = fresh + int(ends[-1]) + 1 if len(ends) else self.begin
+
+    def require_text(self) -> None:
+        """E410 for a file that does not begin like text, before anything is made of its first line."""
+        self.fill()
+        self.decoded(self.buffer[self.begin : self.stop].tobytes())
+
+    def done(self, length: int | None = None, lines: int = 0) -> None:
+        """The first `length` bytes were read, or all whole lines."""
+        block = self.buffer[self.begin : self.stop if length is None else self.begin + length]
+        self.line += lines if length is not None else int(np.count_nonzero(block == ord("\n")))
+        self.begin += len(block)
+
+    def decoded(self, data: bytes) -> str:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            label = f"byte {self.offset + self.begin + error.start} is not UTF-8"
+            raise Refusal("E410", label=label, path=self.path.name, help="save it as UTF-8") from None
+
+    def table(self, columns: int) -> _Cells | None:
+        """The whole lines as a table of cells, None where they are less regular than that."""
+        data = self.buffer[self.begin : self.stop].tobytes()
+        plain = data.isascii()
+        if not plain:
+            self.decoded(data)
+        if not columns or b'"' in data or b"\0" in data or len(self.separator.encode()) > 1 or self.separator in '"\r\n\0 ':
+            return None
+        block = self.buffer[self.begin : self.stop]
+        newlines = block == ord("\n")
+        rows = int(np.count_nonzero(newlines))
+        marks = np.flatnonzero((block == ord(self.separator)) | newlines)
+        if len(marks) != rows * columns:
+            return None
+        ends = np.ascontiguousarray(marks.reshape(rows, columns).T)
+        last, returns = ends[-1], None
+        if not newlines[last].all():
+            return None
+        if b"\r" in data:
+            found = np.flatnonzero(block == ord("\r"))
+            if not newlines[found + 1].all():
+                return None
+            returns = (block[last - 1] == ord("\r")).astype(np.int64)
+        lengths = np.diff(last, prepend=-1)
+        if lengths.max() >= csv.field_size_limit() or (columns == 1 and (lengths - 1 - (0 if returns is None else returns)).min() == 0):
+            return None  # a blank line is no row
+        ends += self.begin
+        return _Cells(self.buffer, self.begin, ends, returns, self.line, plain)
+
+    def rows(self, wanted: int | None) -> Iterator[tuple[int, list[str]]]:
+        """Rows by the csv module with the lines where they end: one row of any number of cells, or all rows of the block."""
+        before = self.line
+
+        def lines() -> Iterator[str]:
+            while self.fill():
+                block = io.StringIO(self.decoded(self.buffer[self.begin : self.stop].tobytes()), newline="")
+                for line in block:
+                    self.done(len(line.encode()), 1)
+                    yield line
+
+        self.fill()
+        limit = self.offset + self.stop
+        reader = csv.reader(lines(), delimiter=self.separator, strict=True)
+        try:
+            for row in reader:
+                line = before + reader.line_num
+                if wanted is not None and row and len(row) != wanted:
+                    raise Refusal("E403", label=f"line {line} has {len(row)} cells, the first line {wanted}",
+                                  path=self.path.name, line=line, help="repair the line, or check the separator")  # fmt: skip
+                if row or wanted is None:
+                    yield line, row
+                if wanted is None or self.offset + self.begin >= limit:
+                    return
+        except csv.Error as error:
+            raise Refusal("E410", label=f"line {before + reader.line_num}: {error}", path=self.path.name, help="check its quotes") from None
