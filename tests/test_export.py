@@ -333,7 +333,7 @@ data {
   count   = column(count) -> one_hot(4)
   pay     = column(wage) -> standardize
   share   = column(portion) -> scale(0.01) -> min_max
-  class   = column(class) -> category
+  class   = column(class) -> category -> class_balance
   rank    = column(rank) -> category(%s)
   split   = random(train=60%%, validation=20%%, test=20%%, stratify=class)
 }
