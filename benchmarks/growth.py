@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ train {{ loss = mse(y, target)  optimizer = sgd(lr=1e-9)  batch = {batch}  epoch
 """
 
 
-def measure(size: dict[str, int], seconds: float) -> dict[str, float]:
+def measure(size: dict[str, int], seconds: float, clock: Callable[[], float]) -> dict[str, float]:
     """The fastest step of a network, what it computes, and what it took to make it."""
     import numpy as np
 
@@ -52,9 +53,9 @@ def measure(size: dict[str, int], seconds: float) -> dict[str, float]:
     with np.errstate(all="ignore"):
         model.advance(program)
         while sum(times) < seconds or len(times) < 3:
-            begun = time.perf_counter()
+            begun = clock()
             model.advance(program)
-            times.append(time.perf_counter() - begun)
+            times.append(clock() - begun)
     step = min(times)
     return {"step": step, "flops": work, "picoseconds_per_flop": 1e12 * step / work, "compile": made, "arena_bytes": program.plan.arena_bytes}
 
@@ -63,6 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grow", nargs="+", choices=GROWING, default=list(GROWING))
     parser.add_argument("--quick", action="store_true", help="the three smallest sizes, briefly")
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds of all threads: on a busy machine the better figure, under `taskset -c 0`")
     parser.add_argument("--name", default="growth")
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
@@ -70,13 +72,13 @@ def main() -> None:
     for quantity in given.grow:
         points = series[quantity] = []
         for value in GROWING[quantity][: 3 if given.quick else None]:
-            found = measure(USUAL | {quantity: value}, 0.0 if given.quick else 0.5)
+            found = measure(USUAL | {quantity: value}, 0.0 if given.quick else 0.5, time.process_time if given.cpu else time.perf_counter)
             points.append({"value": value, **found})
             print(f"{quantity:5} {value:5}  {1e3 * found['step']:10.3f} ms  {found['picoseconds_per_flop']:8.2f} ps/flop  "
                   f"compiled in {found['compile']:.2f} s, arena {found['arena_bytes'] / 2**20:,.1f} MiB", flush=True)  # fmt: skip
     given.results.mkdir(parents=True, exist_ok=True)
     path = given.results / f"{given.name}.json"
-    path.write_text(json.dumps({"machine": machine(), "usual": USUAL, "series": series}, indent=1) + "\n", "utf-8")
+    path.write_text(json.dumps({"machine": machine(), "clock": "CPU" if given.cpu else "wall", "usual": USUAL, "series": series}, indent=1) + "\n", "utf-8")
     if charts.installed():
         charts.curves(series, path.with_suffix(".svg"))
 

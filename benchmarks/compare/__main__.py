@@ -3,6 +3,7 @@
     make bench                                              # everything
     python benchmarks/compare --workloads mlp-m lstm --contestants nnc torch jax-epoch --processes 3
     python benchmarks/compare --python ~/peers/bin/python   # the peers from another environment
+    taskset -c 0 python benchmarks/compare --cpu            # on a machine that others use: CPU seconds on one core
     python benchmarks/compare --quick                       # whether it works; the figures mean nothing
 
 Lines, summary and a description of the machine go to benchmarks/results/NAME.json, a drawing beside it.
@@ -37,6 +38,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME", help=", ".join(CONTESTANTS))
     parser.add_argument("--processes", type=int, default=5, help="of each contestant in each workload")
     parser.add_argument("--quick", action="store_true", help="one process of a few steps each")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds of all threads: under `taskset -c 0`, what a machine that others use still tells")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers")
     parser.add_argument("--name", help="what the results are called; the date when not given, or `quick`")
     parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where they go")
@@ -67,6 +69,7 @@ class Measurement:
         self.given, self.folder = given, folder
         self.data = given.data or folder
         self.data.mkdir(parents=True, exist_ok=True)
+        self.ways = ["--cpu"] if given.cpu else []
         self.processes = 1 if given.quick else given.processes
         self.versions = versions(given.python)
         chosen = [CONTESTANTS[name] for name in dict.fromkeys(given.contestants)]
@@ -86,7 +89,7 @@ class Measurement:
                 self.train(contestant, workload)
 
     def limit(self, workload: Dense) -> None:
-        found = line([sys.executable, str(HERE / "products.py"), workload.name, "0" if self.given.quick else "1"], self.folder)
+        found = line([sys.executable, str(HERE / "products.py"), workload.name, *self.ways, *(["--seconds", "0"] if self.given.quick else [])], self.folder)
         if "error" in found:
             self.failed("products", workload, found["error"])
         else:
@@ -97,7 +100,7 @@ class Measurement:
             return
         samples = QUICK_STEPS * workload.batch if self.given.quick else workload.samples
         command = [sys.executable if contestant.own else self.given.python, str(HERE / "worker.py"), contestant.name, workload.name, str(self.data)]
-        command += ["--samples", str(samples)]
+        command += ["--samples", str(samples), *self.ways]
         if self.given.quick:
             command += ["--epochs", "1", "--seconds", "0"]
         found = line(command, self.folder / f"caches-{contestant.name}-{workload.name}")
@@ -119,13 +122,14 @@ def main(given: Sequence[str] | None = None) -> int:
     about: dict[str, Any] = {"date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
     with tempfile.TemporaryDirectory(prefix="nnc-bench-") as folder:
         measurement = Measurement(options, Path(folder))
-        if about["machine"]["load"] > about["machine"]["cores"] / 2:
+        if not options.cpu and about["machine"]["load"] > about["machine"]["cores"] / 2:
             print(f"the machine is busy, with a load of {about['machine']['load']} on {about['machine']['cores']} cores: figures will mislead")
         if measurement.absent:
             print(f"not installed, left out: {', '.join(measurement.absent)}")
         measurement.run()
     summary = summarise(measurement.lines, measurement.limits, [c.name for c in measurement.present if c.own])
-    about |= {"versions": measurement.versions, "quick": options.quick, "processes": measurement.processes, "load_after": machine()["load"]}
+    about |= {"versions": measurement.versions, "quick": options.quick, "clock": "CPU" if options.cpu else "wall"}
+    about |= {"processes": measurement.processes, "load_after": machine()["load"]}
     options.results.mkdir(parents=True, exist_ok=True)
     path = options.results / f"{options.name or ('quick' if options.quick else time.strftime('%Y-%m-%d'))}.json"
     whole = {**about, "summary": summary, "lines": measurement.lines, "limits": measurement.limits, "failures": measurement.failures}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 from workloads import WORKLOADS, Array, Dense
-
-SECONDS = 1.0
 
 
 def products(workload: Dense) -> tuple[list[Callable[[], Array]], int]:
@@ -32,18 +30,23 @@ def products(workload: Dense) -> tuple[list[Callable[[], Array]], int]:
     return calls, flops
 
 
-def measure(workload: Dense, seconds: float = SECONDS) -> dict[str, float | str]:
+def measure(workload: Dense, seconds: float, clock: Callable[[], float]) -> dict[str, float | str]:
     calls, flops = products(workload)
     times: list[float] = []
     while sum(times) < seconds or len(times) < 3:
-        begun = time.perf_counter()
+        begun = clock()
         for call in calls:
             call()
-        times.append(time.perf_counter() - begun)
+        times.append(clock() - begun)
     return {"workload": workload.name, "step": min(times), "flops": flops}
 
 
 if __name__ == "__main__":
-    chosen = WORKLOADS[sys.argv[1]]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("workload", choices=[name for name, workload in WORKLOADS.items() if isinstance(workload, Dense)])
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds of all threads")
+    given = parser.parse_args()
+    chosen = WORKLOADS[given.workload]
     assert isinstance(chosen, Dense)
-    print(json.dumps(measure(chosen, float(sys.argv[2]))))
+    print(json.dumps(measure(chosen, given.seconds, time.process_time if given.cpu else time.perf_counter)))

@@ -2,7 +2,7 @@
 
 The time of an epoch is the best of at least `--epochs` and `--seconds`, after two that warm up. `first_epoch` counts from before the
 contestant's libraries are imported to the end of its first epoch, without the making and placing of the data. `memory` is how far the
-process grew beyond its imports and data.
+process grew beyond its imports and data. With `--cpu` all times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from contestants import CONTESTANTS, Contestant, Training
 from workloads import WORKLOADS, Workload
 
+Clock = Callable[[], float]
 STATUS = Path("/proc/self/status")
 
 
@@ -53,29 +55,29 @@ class Growth:
         return int(line.split()[1]) * 1024
 
 
-def timed(training: Training) -> tuple[float, Any]:
-    begun = time.perf_counter()
+def timed(training: Training, clock: Clock) -> tuple[float, Any]:
+    begun = clock()
     loss = training.epoch()
-    return time.perf_counter() - begun, loss
+    return clock() - begun, loss
 
 
-def measure(contestant: Contestant, workload: Workload, folder: Path, *, samples: int, epochs: int, seconds: float) -> dict[str, Any]:
+def measure(contestant: Contestant, workload: Workload, folder: Path, *, samples: int, epochs: int, seconds: float, clock: Clock) -> dict[str, Any]:
     data = workload.data(samples)
     if "keras" in contestant.libraries:
         os.environ["KERAS_BACKEND"] = next(iter(contestant.options))
-    begun = time.perf_counter()
+    begun = clock()
     module = importlib.import_module(contestant.module)
-    imported = time.perf_counter() - begun
+    imported = clock() - begun
     held = module.place(workload, data, contestant.options, folder)
     growth = Growth()
-    begun = time.perf_counter()
+    begun = clock()
     training = module.prepare(workload, held, contestant.options)
     first_loss = training.epoch()
-    first = time.perf_counter() - begun
+    first = clock() - begun
     training.epoch()
     times: list[float] = []
     while len(times) < epochs or sum(times) < seconds:
-        took, loss = timed(training)
+        took, loss = timed(training, clock)
         times.append(took)
     done = 2 + len(times)
     return {
@@ -101,10 +103,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds of all threads")
     given = parser.parse_args()
     workload = WORKLOADS[given.workload]
     found = measure(CONTESTANTS[given.contestant], workload, given.folder,
-                    samples=given.samples or workload.samples, epochs=given.epochs, seconds=given.seconds)  # fmt: skip
+                    samples=given.samples or workload.samples, epochs=given.epochs, seconds=given.seconds,
+                    clock=time.process_time if given.cpu else time.perf_counter)  # fmt: skip
     print(json.dumps(found))
 
 
