@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conditions import environment
 from contestants import CONTESTANTS
 from nnc_trainer import write
 from products import products
@@ -22,7 +23,7 @@ GATES = [0, 2, 3, 1]  # of ONNX's i, o, f, c where torch has i, f, c, o
 
 
 def compare(*options):
-    return subprocess.run([sys.executable, str(COMPARE), *options], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([sys.executable, str(COMPARE), *options], capture_output=True, text=True, timeout=120, check=False, env=environment())
 
 
 def test_a_quick_run_goes_the_whole_way(tmp_path):
@@ -51,7 +52,7 @@ def test_a_peer_that_is_not_installed_is_left_out(tmp_path):
 
 def test_growth_is_measured_point_by_point(tmp_path):
     script = COMPARE.parent / "growth.py"
-    done = subprocess.run([sys.executable, str(script), "--quick", "--grow", "depth", "--results", str(tmp_path)], timeout=120, check=False)
+    done = subprocess.run([sys.executable, str(script), "--quick", "--grow", "depth", "--results", str(tmp_path)], timeout=120, check=False, env=environment())
     assert done.returncode == 0
     points = json.loads((tmp_path / "growth.json").read_text())["series"]["depth"]
     assert [point["value"] for point in points] == [2, 4, 8]

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-# A BLAS kernel or a number of threads pinned by the environment hurts NumPy and scikit-learn alone.
-REMOVED = ("OPENBLAS_",)
+# A BLAS kernel or a number of threads pinned by the environment hurts NumPy and scikit-learn alone. Without a safe path
+# a script finds the modules beside it.
+REMOVED = ("OPENBLAS_", "PYTHONSAFEPATH")
 # With glibc's own thresholds large arrays go back to the system and are faulted in again in every step.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 # What is compiled and kept on disk: empty when the first process of a contestant starts.
