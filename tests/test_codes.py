@@ -13,7 +13,7 @@ from nnc.compiler.diagnostics import Findings, render_text
 from nnc.compiler.source import Source
 
 ROOT = Path(__file__).parent.parent
-PROSE = {"codes.py", "codes_language.py", "codes_model.py", "codes_run.py"}
+PROSE = {"codes.py", "codes_advice.py", "codes_language.py", "codes_model.py", "codes_run.py"}
 
 
 def used() -> set[str]:

@@ -79,7 +79,7 @@ class StepParams(Params):
     at_zero: float = Field(0.0, ge=0, le=1, description="the value at z = 0")
 
 
-@operation(Kind.LAYER, StepParams, facts={"activation", "bounded"}, init=_XAVIER, range=_unit)
+@operation(Kind.LAYER, StepParams, facts={"activation", "discontinuous", "bounded"}, init=_XAVIER, range=_unit)
 def step(build: Build, z: Value, p: StepParams) -> Value:
     """1 if z > 0 else 0, elementwise; `at_zero` where z = 0.
 
@@ -180,7 +180,7 @@ def relu6(build: Build, z: Value, p: NoParams) -> Value:
 _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
-@operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_LECUN, range=lambda p: (-_SELU_SCALE * _SELU_ALPHA, inf))
+@operation(Kind.LAYER, facts={"activation", "self_normalizing", "rectifier"}, init=_LECUN, range=lambda p: (-_SELU_SCALE * _SELU_ALPHA, inf))
 def selu(build: Build, z: Value, p: NoParams) -> Value:
     """1.0507 (z if z > 0 else 1.6733 (e^z - 1)), elementwise: keeps mean 0 and variance 1. Source: Klambauer et al. 2017."""
     return apply("where", _positive(z), z, apply("expm1", _below(z)) * _SELU_ALPHA) * _SELU_SCALE

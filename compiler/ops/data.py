@@ -1,7 +1,8 @@
 """Column selections and data steps.
 
 A step that learns finds its figures on the training rows (runtime/data/fit.py), stores them with the model, and is part of
-the exported graph: its expression here is the only definition.
+the exported graph: its expression here is the only definition. `gives` is the range of what comes out, where that is known, or None
+where it has none; a step that keeps units leaves their range, one that `scales` makes large numbers small.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _unscale(build: StepBuild, y: Value, p: ScaleParams) -> Value:
     return y * (1 / p.factor)
 
 
-@operation(Kind.STEP, ScaleParams, inverse=_unscale)
+@operation(Kind.STEP, ScaleParams, inverse=_unscale, facts={"scales"})
 def scale(build: StepBuild, x: Column, p: ScaleParams) -> Column:
     """x * factor."""
     if p.factor == 0:
@@ -70,7 +71,7 @@ def _unstandardize(build: StepBuild, y: Value, p: NoParams) -> Value:
     return y * build.learned("std", shape) + build.learned("mean", shape)
 
 
-@operation(Kind.STEP, learns=True, inverse=_unstandardize)
+@operation(Kind.STEP, learns=True, inverse=_unstandardize, facts={"scales"}, gives=lambda p: None)
 def standardize(build: StepBuild, x: Column, p: NoParams) -> Column:
     """(x - mean) / std, by column or channel, over the training rows; std is biased, and 1 where it would be 0."""
     value = as_float(build, x, "standardize")
@@ -88,7 +89,7 @@ def _unmin_max(build: StepBuild, y: Value, p: MinMaxParams) -> Value:
     return (y - p.low) * (1 / (p.high - p.low)) * build.learned("range", shape) + build.learned("min", shape)
 
 
-@operation(Kind.STEP, MinMaxParams, learns=True, inverse=_unmin_max)
+@operation(Kind.STEP, MinMaxParams, learns=True, inverse=_unmin_max, facts={"scales"}, gives=lambda p: (p.low, p.high))
 def min_max(build: StepBuild, x: Column, p: MinMaxParams) -> Column:
     """low + (high - low) (x - min) / range, by column or channel, over the training rows; range is 1 where it would be 0."""
     if p.low >= p.high:
@@ -160,7 +161,7 @@ class OneHotParams(Params):
     classes: int | Labels | None = Field(None, description="n for the integers 0..n-1, or the categories in order")
 
 
-@operation(Kind.STEP, OneHotParams, learns=True, classes=True)
+@operation(Kind.STEP, OneHotParams, learns=True, classes=True, facts={"scales"}, gives=lambda p: (0.0, 1.0))
 def one_hot(build: StepBuild, x: Column, p: OneHotParams) -> Column:
     """1 at the index of the value among the classes and 0 elsewhere; all 0 for unseen and missing values."""
     if isinstance(p.classes, int):
@@ -214,7 +215,7 @@ class ClipParams(Params):
     high: float = Field(description="the largest value")
 
 
-@operation(Kind.STEP, ClipParams)
+@operation(Kind.STEP, ClipParams, gives=lambda p: (p.low, p.high))
 def clip(build: StepBuild, x: Column, p: ClipParams) -> Column:
     """min(max(x, low), high)."""
     if p.low >= p.high:
@@ -228,7 +229,7 @@ def _unlog1p(build: StepBuild, y: Value, p: NoParams) -> Value:
     return apply("expm1", y)
 
 
-@operation(Kind.STEP, inverse=_unlog1p)
+@operation(Kind.STEP, inverse=_unlog1p, facts={"scales"})
 def log1p(build: StepBuild, x: Column, p: NoParams) -> Column:
     """ln(1 + x), for x > -1."""
     return Column(apply("log1p", as_float(build, x, "log1p")))
@@ -238,7 +239,7 @@ class BitsParams(Params):
     bits: int = Field(ge=1, le=24, description="n: the number of binary outputs")
 
 
-@operation(Kind.STEP, BitsParams)
+@operation(Kind.STEP, BitsParams, facts={"scales"}, gives=lambda p: (0.0, 1.0))
 def bits(build: StepBuild, x: Column, p: BitsParams) -> Column:
     """The n lowest bits of a whole number as 0 and 1, the most significant first."""
     value = _scalar(x)
@@ -255,7 +256,7 @@ class BucketizeParams(Params):
     edges: int | tuple[float, ...] = Field(description="the edges, ascending; or n for n buckets of equal share of the training rows")
 
 
-@operation(Kind.STEP, BucketizeParams, learns=True)
+@operation(Kind.STEP, BucketizeParams, learns=True, facts={"scales"})
 def bucketize(build: StepBuild, x: Column, p: BucketizeParams) -> Column:
     """The number of edges that are not above the value, int64: 0 below the first, k from the last on."""
     value = _scalar(x)

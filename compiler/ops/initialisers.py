@@ -52,26 +52,26 @@ def uniform(p: UniformParams, fan: Fan) -> Draw:
     return Draw("uniform", p.low, p.high)
 
 
-@operation(Kind.INITIALISER)
+@operation(Kind.INITIALISER, suits="saturating", twin="he_normal")
 def xavier_normal(p: NoParams, fan: Fan) -> Draw:
     """Normal, std = sqrt(2 / (fan_in + fan_out)). Source: Glorot and Bengio 2010."""
     return Draw("normal", 0.0, sqrt(2 / (fan.into + fan.out)))
 
 
-@operation(Kind.INITIALISER)
+@operation(Kind.INITIALISER, suits="saturating", twin="he_uniform")
 def xavier_uniform(p: NoParams, fan: Fan) -> Draw:
     """Uniform on [-r, r), r = sqrt(6 / (fan_in + fan_out)). Source: Glorot and Bengio 2010."""
     r = sqrt(6 / (fan.into + fan.out))
     return Draw("uniform", -r, r)
 
 
-@operation(Kind.INITIALISER)
+@operation(Kind.INITIALISER, suits="rectifier", twin="xavier_normal")
 def he_normal(p: NoParams, fan: Fan) -> Draw:
     """Normal, std = sqrt(2 / fan_in). Source: He et al. 2015, arXiv:1502.01852."""
     return Draw("normal", 0.0, sqrt(2 / fan.into))
 
 
-@operation(Kind.INITIALISER)
+@operation(Kind.INITIALISER, suits="rectifier", twin="xavier_uniform")
 def he_uniform(p: NoParams, fan: Fan) -> Draw:
     """Uniform on [-r, r), r = sqrt(6 / fan_in). Source: He et al. 2015, arXiv:1502.01852."""
     r = sqrt(6 / fan.into)

@@ -36,7 +36,7 @@ class DenseParams(ConstrainedParams):
     units: int = Field(ge=1, description="number of outputs")
 
 
-@operation(Kind.LAYER, DenseParams, facts={"linear_step"})
+@operation(Kind.LAYER, DenseParams, facts={"linear_step", "last_axis"})
 def dense(build: Build, x: Value, p: DenseParams) -> Value:
     """x W + b on the last axis, W [in, units], b [units].
 
@@ -120,7 +120,7 @@ class GaussianNoiseParams(Params):
     std: float = Field(0.1, ge=0, description="standard deviation of the noise")
 
 
-@operation(Kind.LAYER, GaussianNoiseParams, facts={"transparent"})
+@operation(Kind.LAYER, GaussianNoiseParams, facts={"transparent", "noise"})
 def gaussian_noise(build: Build, x: Value, p: GaussianNoiseParams) -> Value:
     """x + std * noise in training, noise standard normal; x in inference."""
     require_float(x, "gaussian_noise")
@@ -150,7 +150,7 @@ class MaxoutParams(ConstrainedParams):
     pieces: int = Field(2, ge=1, description="linear pieces of each output")
 
 
-@operation(Kind.LAYER, MaxoutParams, facts={"activation", "linear_step"}, init="he_normal")
+@operation(Kind.LAYER, MaxoutParams, facts={"activation", "linear_step", "last_axis"}, init="he_normal")
 def maxout(build: Build, x: Value, p: MaxoutParams) -> Value:
     """max_k (x W_k + b_k) on the last axis, W [pieces, in, units], b [pieces, units]. Source: Goodfellow et al. 2013.
 
@@ -197,7 +197,7 @@ class SparseDenseParams(WeightParams):
     seed: int = Field(0, ge=0, description="of the choice of connections")
 
 
-@operation(Kind.LAYER, SparseDenseParams, facts={"linear_step"})
+@operation(Kind.LAYER, SparseDenseParams, facts={"linear_step", "last_axis"})
 def sparse_dense(build: Build, x: Value, p: SparseDenseParams) -> Value:
     """x (W * M) + b on the last axis, M a fixed random mask of zeros and ones. fan_in counts the connections that are there."""
     require_float(x, "sparse_dense")

@@ -5,7 +5,8 @@ the sums over a split do not depend on how it is cut. Keras divides by n too; to
 which is the same where their mean is 1.
 
 Prediction and target must have equal shapes after axes of length 1 are dropped; nothing broadcasts. cross_entropy works on
-the last axis, which an index target lacks, and averages over other axes; the others sum or average over a sample.
+the last axis, which an index target lacks, and averages over other axes; the others sum or average over a sample. `after` is the
+output layer that a loss is made for.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
     return _mean(apply("maximum", d * p.q, d * (p.q - 1)))
 
 
-@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
+@operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"}, after="softplus")
 def poisson(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
     return _mean(a - aligned(a, y, "poisson") * _ln(a))
@@ -156,7 +157,7 @@ def cosine(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     return 1.0 - _sum(a * target) / lengths
 
 
-@operation(Kind.LOSS, LossParams, operands=2, facts={"binary"})
+@operation(Kind.LOSS, LossParams, operands=2, facts={"score", "binary"})
 def hinge(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
@@ -182,14 +183,14 @@ def _ln(a: Value) -> Value:
     return apply("log", apply("maximum", a, constant(_tiny(a.dtype), a.dtype)))
 
 
-@operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
+@operation(Kind.LOSS, LossParams, operands=2, facts={"classes"}, after="softmax")
 def kl_divergence(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
     target = _distribution(a, y, "kl_divergence")
     return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
 
-@operation(Kind.LOSS, LossParams, operands=2, facts={"classes"})
+@operation(Kind.LOSS, LossParams, operands=2, facts={"classes", "every_class"}, after="softmax")
 def hellinger(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
@@ -209,7 +210,7 @@ class FocalParams(LossParams):
     gamma: float = Field(2.0, ge=0, description="how much well-classified samples are discounted")
 
 
-@operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"})
+@operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"}, after="softmax")
 def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
     """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
     target = _distribution(a, y, "focal")
@@ -273,7 +274,7 @@ def _checked(given: tuple[float, ...], classes: int) -> tuple[float, ...]:
     return given
 
 
-@operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"})
+@operation(Kind.LOSS, CrossEntropyParams, operands=2, facts={"classes"}, after="softmax")
 def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) -> Value:
     """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y. Times the weight of the class.
 
@@ -297,7 +298,7 @@ def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) 
     return _mean(losses if weight is None else losses * weight)
 
 
-@operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"})
+@operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"}, after="sigmoid")
 def binary_cross_entropy(build: LossBuild, a: Value, y: Column, p: BinaryParams) -> Value:
     """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
     target = aligned(a, y, "binary_cross_entropy")

@@ -55,7 +55,7 @@ class AccuracyParams(Params):
     threshold: float = Field(0.5, description="what a single output must exceed to mean 1")
 
 
-@operation(Kind.METRIC, AccuracyParams, operands=2, fits=_classes, better="higher", facts={"majority"})
+@operation(Kind.METRIC, AccuracyParams, operands=2, fits=_classes, better="higher", most=1.0, facts={"majority"})
 def accuracy(a: Value, y: Column, p: AccuracyParams) -> Sums:
     """The share of right decisions: argmax for classes and one-hot targets, else a threshold for each element."""
     if is_index(a, y):
@@ -79,7 +79,7 @@ class TopKParams(Params):
     k: int = Field(ge=1, description="how many of the largest outputs may hold the class")
 
 
-@operation(Kind.METRIC, TopKParams, operands=2, fits=is_index, better="higher")
+@operation(Kind.METRIC, TopKParams, operands=2, fits=is_index, better="higher", most=1.0)
 def top_k(a: Value, y: Column, p: TopKParams) -> Sums:
     """The share of samples whose class is among the k largest outputs: fewer than k outputs exceed it."""
     if p.k > a.shape[-1]:  # type: ignore[operator]
@@ -129,7 +129,7 @@ def _r2(totals: Totals) -> float:
     return float(sum(scores) / len(scores))
 
 
-@operation(Kind.METRIC, operands=2, fits=_numeric, better="higher", facts={"units"})
+@operation(Kind.METRIC, operands=2, fits=_numeric, better="higher", most=1.0, facts={"units"})
 def r2(a: Value, y: Column, p: NoParams) -> Sums:
     """1 - sum (a - y)^2 / sum (y - mean y)^2, averaged over outputs; a constant target gives 0 unless it is met."""
     value, target = _both(a, y)
@@ -195,19 +195,19 @@ def _counted(a: Value, y: Column, p: CountedParams, score: Callable[[Any, Any, A
     return Sums({"confusion": _confusion(a, y, p.threshold)}, finish)
 
 
-@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher", most=1.0)
 def precision(a: Value, y: Column, p: CountedParams) -> Sums:
     """True positives / all decided positive; macro over classes for more than two."""
     return _counted(a, y, p, lambda hits, decided, wanted: hits / decided if decided else 0.0)
 
 
-@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher", most=1.0)
 def recall(a: Value, y: Column, p: CountedParams) -> Sums:
     """True positives / all that are positive; macro over classes for more than two."""
     return _counted(a, y, p, lambda hits, decided, wanted: hits / wanted if wanted else 0.0)
 
 
-@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher")
+@operation(Kind.METRIC, CountedParams, operands=2, fits=_decidable, better="higher", most=1.0)
 def f1(a: Value, y: Column, p: CountedParams) -> Sums:
     """2 precision recall / (precision + recall); macro over classes for more than two."""
     return _counted(a, y, p, lambda hits, decided, wanted: 2 * hits / (decided + wanted) if decided + wanted else 0.0)
@@ -217,7 +217,7 @@ class ThresholdParams(Params):
     threshold: float = Field(0.5, description="what a single output must exceed to mean 1")
 
 
-@operation(Kind.METRIC, ThresholdParams, operands=2, fits=_decidable, better="higher")
+@operation(Kind.METRIC, ThresholdParams, operands=2, fits=_decidable, better="higher", most=1.0)
 def confusion_matrix(a: Value, y: Column, p: ThresholdParams) -> Sums:
     """How often each class (row) was decided to be each class (column)."""
     return Sums({"confusion": _confusion(a, y, p.threshold)}, lambda totals: [[int(c) for c in row] for row in totals["confusion"].tolist()])
@@ -234,7 +234,7 @@ def _auc(scores: Any, positive: Any) -> float:
     return float(area / (above[-1] * below[-1])) if above[-1] * below[-1] else float("nan")
 
 
-@operation(Kind.METRIC, operands=2, fits=_decidable, better="higher")
+@operation(Kind.METRIC, operands=2, fits=_decidable, better="higher", most=1.0)
 def auc(a: Value, y: Column, p: NoParams) -> Sums:
     """The area under the ROC curve; for several classes the mean over classes of each against the rest."""
     if is_index(a, y):

@@ -30,7 +30,7 @@ class BatchNormParams(Params):
     epsilon: float = Field(1e-5, gt=0, description="added to the variance")
 
 
-@operation(Kind.LAYER, BatchNormParams, facts={"norm", "transparent"})
+@operation(Kind.LAYER, BatchNormParams, facts={"norm", "transparent", "batch_statistics"})
 def batch_norm(build: Build, x: Value, p: BatchNormParams) -> Value:
     """scale * (x - mean) / sqrt(var + epsilon) + bias, by channel.
 

@@ -1,7 +1,8 @@
 """Optimisers: the step that is subtracted from theta, given the gradient g. eta is the learning rate.
 
 The training graph subtracts it, after decoupled weight decay: theta <- (1 - eta lambda) theta - step (decay=scaled), or
-theta <- (1 - lambda) theta - step (decay=absolute), on weights without biases and norms.
+theta <- (1 - lambda) theta - step (decay=absolute), on weights without biases and norms. `usual` is where learning rates of an
+optimiser lie, with room on both sides, `start` the one to begin with: advice goes by them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class DecayParams(OptimiserParams):
         return self.decay
 
 
-@operation(Kind.OPTIMISER, DecayParams)
+@operation(Kind.OPTIMISER, DecayParams, usual=(1e-05, 10), start=0.1)
 def sgd(rule: Rule, theta: Value, g: Value, p: DecayParams) -> Value:
     """theta -= eta g. With batch=full it is gradient descent, with batch=1 the stochastic one."""
     return rule.lr * g
@@ -43,7 +44,7 @@ class MomentumParams(DecayParams):
     form: Literal["heavy_ball", "lr_inside", "ema"] = Field("heavy_ball", description="which of the three definitions")
 
 
-@operation(Kind.OPTIMISER, MomentumParams)
+@operation(Kind.OPTIMISER, MomentumParams, usual=(1e-06, 2), start=0.01)
 def momentum(rule: Rule, theta: Value, g: Value, p: MomentumParams) -> Value:
     """heavy_ball: v = beta v + g, theta -= eta v. lr_inside: v = beta v + eta g, theta -= v. ema: v = beta v + (1 - beta) g,
     theta -= eta v. Source: Polyak 1964.
@@ -59,7 +60,7 @@ class NesterovParams(DecayParams):
     beta: float = Field(0.9, ge=0, lt=1, description="share of the old velocity that is kept")
 
 
-@operation(Kind.OPTIMISER, NesterovParams)
+@operation(Kind.OPTIMISER, NesterovParams, usual=(1e-06, 2), start=0.01)
 def nesterov(rule: Rule, theta: Value, g: Value, p: NesterovParams) -> Value:
     """v = beta v - eta g, theta += beta v - eta g: Nesterov's step written for the shifted parameters theta + beta v."""
     v = rule.slot("velocity")
@@ -77,7 +78,7 @@ class RmspropParams(OptimiserParams):
     centered: bool = Field(False, description="subtract the square of the mean gradient")
 
 
-@operation(Kind.OPTIMISER, RmspropParams)
+@operation(Kind.OPTIMISER, RmspropParams, usual=(1e-06, 0.1), start=0.001)
 def rmsprop(rule: Rule, theta: Value, g: Value, p: RmspropParams) -> Value:
     """s = decay s + (1 - decay) g^2, theta -= eta g / (sqrt(s) + eps). Source: Tieleman and Hinton 2012.
 
@@ -112,7 +113,7 @@ class AdamParams(DecayParams):
     eps_in: Literal["outside", "inside"] = Field("outside", description="epsilon outside or inside the root")
 
 
-@operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)
 def adam(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
     """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, theta -= eta m' / (sqrt(v') + eps), m' = m / (1 - b1^t),
     v' = v / (1 - b2^t), t from 1; eps_in=inside: eta m' / sqrt(v' + eps). Source: Kingma and Ba 2014, arXiv:1412.6980.
@@ -135,7 +136,7 @@ class AdamwParams(AdamParams):
     weight_decay: float = Field(0.01, ge=0, description="lambda of decoupled decay")
 
 
-@operation(Kind.OPTIMISER, AdamwParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdamwParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)
 def adamw(rule: Rule, theta: Value, g: Value, p: AdamwParams) -> Value:
     """adam with decoupled weight decay 0.01 by default. Source: Loshchilov and Hutter 2017, arXiv:1711.05101."""
     step: Value = adam(rule, theta, g, p)
@@ -147,7 +148,7 @@ class AdagradParams(DecayParams):
     eps: float = Field(1e-7, gt=0, description="keeps the denominator from zero")
 
 
-@operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive"}, usual=(0.0001, 1), start=0.01)
 def adagrad(rule: Rule, theta: Value, g: Value, p: AdagradParams) -> Value:
     """s += g^2, theta -= eta g / (sqrt(s) + eps). Source: Duchi et al. 2011."""
     s = rule.slot("squares")
@@ -162,7 +163,7 @@ class AdadeltaParams(DecayParams):
     eps: float = Field(1e-6, gt=0, description="inside both roots")
 
 
-@operation(Kind.OPTIMISER, AdadeltaParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdadeltaParams, facts={"adaptive"}, usual=(0.01, 10), start=1)
 def adadelta(rule: Rule, theta: Value, g: Value, p: AdadeltaParams) -> Value:
     """s = rho s + (1 - rho) g^2, d = sqrt(u + eps) / sqrt(s + eps) g, u = rho u + (1 - rho) d^2, theta -= eta d.
 
@@ -181,7 +182,7 @@ class NadamParams(AdamParams):
     momentum_decay: float = Field(0.004, ge=0, description="psi of the momentum's schedule")
 
 
-@operation(Kind.OPTIMISER, NadamParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, NadamParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.002)
 def nadam(rule: Rule, theta: Value, g: Value, p: NadamParams) -> Value:
     """adam with Nesterov's look ahead: mu_t = b1 (1 - 0.96^(t psi) / 2), m' = mu_(t+1) m / (1 - prod_(i<=t+1) mu_i) +
     (1 - mu_t) g / (1 - prod_(i<=t) mu_i), theta -= eta m' / (sqrt(v') + eps). Source: Dozat 2016; the form of torch.
@@ -214,7 +215,7 @@ class AdamaxParams(DecayParams):
     eps: float = Field(1e-8, gt=0, description="added to abs(g)")
 
 
-@operation(Kind.OPTIMISER, AdamaxParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdamaxParams, facts={"adaptive"}, usual=(1e-06, 0.2), start=0.002)
 def adamax(rule: Rule, theta: Value, g: Value, p: AdamaxParams) -> Value:
     """m = b1 m + (1 - b1) g, u = max(b2 u, |g| + eps), theta -= eta m / ((1 - b1^t) u). Source: Kingma and Ba 2014."""
     m, u = rule.slot("mean"), rule.slot("largest")
@@ -226,7 +227,7 @@ def adamax(rule: Rule, theta: Value, g: Value, p: AdamaxParams) -> Value:
     return rule.lr * first * new_m / new_u
 
 
-@operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)
 def amsgrad(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
     """adam with the largest v so far in place of v, before its correction. Source: Reddi et al. 2018, arXiv:1904.09237."""
     m, v, top = rule.slot("mean"), rule.slot("mean_square"), rule.slot("largest_square")
@@ -246,7 +247,7 @@ class LionParams(DecayParams):
     beta2: float = Field(0.99, ge=0, lt=1, description="share of the old mean that is kept")
 
 
-@operation(Kind.OPTIMISER, LionParams, facts={"adaptive"})
+@operation(Kind.OPTIMISER, LionParams, facts={"adaptive"}, usual=(1e-07, 0.02), start=0.0001)
 def lion(rule: Rule, theta: Value, g: Value, p: LionParams) -> Value:
     """theta -= eta sign(b1 m + (1 - b1) g), m = b2 m + (1 - b2) g. Source: Chen et al. 2023, arXiv:2302.06675."""
     m = rule.slot("mean")

@@ -30,7 +30,7 @@ def l1(w: Value, p: PenaltyParams, samples: int | None) -> Value:
     return total(apply("absolute", w)) * strength(p, samples)
 
 
-@operation(Kind.PENALTY, PenaltyParams)
+@operation(Kind.PENALTY, PenaltyParams, facts={"decay"})
 def l2(w: Value, p: PenaltyParams, samples: int | None) -> Value:
     """lambda/2 * sum w^2; with scale=1/samples lambda/(2n) * sum w^2."""
     return dot(w, w) * (strength(p, samples) / 2)

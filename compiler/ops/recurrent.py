@@ -52,7 +52,7 @@ def rnn(build: Build, x: Value, p: RnnParams) -> Value:
     return _recurrent(build, x, p, f"rnn_{p.activation}", 1, 1, cell)
 
 
-@operation(Kind.LAYER, RecurrentParams, facts={"recurrent", "bounded"})
+@operation(Kind.LAYER, RecurrentParams, facts={"recurrent", "bounded", "gated"})
 def lstm(build: Build, x: Value, p: RecurrentParams) -> Value:
     """i, o, f = sigmoid and g = tanh of W x_t + R h_(t-1) + Wb + Rb; c_t = f c_(t-1) + i g; h_t = o tanh(c_t). Gates lie in the order iofc.
 
@@ -69,7 +69,7 @@ def lstm(build: Build, x: Value, p: RecurrentParams) -> Value:
     return _recurrent(build, x, p, "lstm", 4, 2, cell)
 
 
-@operation(Kind.LAYER, RecurrentParams, facts={"recurrent", "bounded"})
+@operation(Kind.LAYER, RecurrentParams, facts={"recurrent", "bounded", "gated"})
 def gru(build: Build, x: Value, p: RecurrentParams) -> Value:
     """z, r = sigmoid of W x_t + R h_(t-1) + Wb + Rb; n = tanh(W_h x_t + Wb_h + r (R_h h_(t-1) + Rb_h)); h_t = (1 - z) n + z h_(t-1).
 

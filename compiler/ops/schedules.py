@@ -16,7 +16,7 @@ from ..diagnostics import Refusal
 from ..operation import Clock, Kind, NoParams, Params, Reference, Refers, Stage, operation
 
 
-@operation(Kind.SCHEDULE)
+@operation(Kind.SCHEDULE, facts={"constant"})
 def constant(p: NoParams, lr: float, clock: Clock) -> Stage:
     """eta."""
     return Stage(lambda i: lr)
@@ -97,7 +97,7 @@ class TriangularParams(UnitParams):
     gamma: float = Field(0.5, gt=0, lt=1, description="factor of a period, with mode=exp")
 
 
-@operation(Kind.SCHEDULE, TriangularParams, facts={"own_rate"})
+@operation(Kind.SCHEDULE, TriangularParams)
 def triangular(p: TriangularParams, lr: float, clock: Clock) -> Stage:
     """low + (high - low) (1 - |2 x - 1|), x the part of the period that is past; mode=exp: times gamma^periods. Source: Smith 2015."""
     if p.low >= p.high:
