@@ -80,8 +80,18 @@ def test_weights_of_the_best_epoch_are_judged() -> None:
 
 
 def test_small_losses_may_tremble() -> None:
-    """A loss of 0.001 that becomes 0.004 in one epoch is no divergence where a constant prediction has 1."""
-    assert judge(evidence([*falling(1, 0.001, 19, LEVEL), 0.004], [*falling(1, 0.002, 19, LEVEL), 0.005])).name == "good fit"
+    """A loss of 0.001 that becomes 0.004 is no divergence where a constant prediction has 1."""
+    assert judge(evidence([*falling(1, 0.001, 17, LEVEL), *[0.004] * 3], [*falling(1, 0.002, 17, LEVEL), *[0.005] * 3])).name == "good fit"
+
+
+def test_noise_takes_its_share_on_both_sides() -> None:
+    """New rows lose a little more than training rows everywhere: of much noise a little is more."""
+    assert judge(evidence(falling(1, 0.55, rate=LEVEL), falling(1, 0.66, rate=LEVEL))).name == "good fit"
+    assert judge(evidence(falling(1, 0.25, rate=LEVEL), falling(1, 0.36, rate=LEVEL))).name == "overfitting"
+
+
+def test_what_early_stopping_ended_does_not_improve() -> None:
+    assert judge(replace(LONGER, stopped_early=True)).name == "good fit"
 
 
 def test_what_is_there_is_not_advised() -> None:

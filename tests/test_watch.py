@@ -82,7 +82,10 @@ def test_dead_channels_of_images(tmp_path: Path) -> None:
     text = DIGITS.replace("image -> dense(16, bias=false)", "image -> reshape([1, 8, 8]) -> conv2d(4, kernel=3)")
     text = text.replace("-> dense(10)", "-> flatten -> dense(10)")
     result = trained(tmp_path, text.replace("-> batch_norm ", "").replace("let epochs = 6", "let epochs = 1"))
-    result.model.parameters["hidden/conv2d/bias"] = np.array([0, -1000, 0, 0])
+    result.model.parameters["hidden/conv2d/bias"] = np.array([-0.5, -1000, -0.5, -0.5])
+    corner = np.zeros((4, 1, 3, 3))  # each channel is the image itself, whose left edge is blank in every row
+    corner[:, 0, 0, 0] = 1
+    result.model.parameters["hidden/conv2d/weight"] = corner
     assert looked(result)[1]["dead"] == {"hidden/relu": 0.25}
 
 
