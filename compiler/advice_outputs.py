@@ -107,5 +107,5 @@ def _within(links: Links, target: str, reach: Range) -> bool:
         if not hasattr(step.bound.params, "factor") and "keeps_units" not in step.bound.operation.facts:
             return True
         scale *= getattr(step.bound.params, "factor", 1.0)
-    values = data.schema.values.get(entry.columns[0]) if entry.single else None
+    values = data.schema.at_hand(entry.columns[0]) if entry.single else None
     return values is None or all(isinstance(v, int | float) and low <= v * scale <= high for v in values)

@@ -159,7 +159,7 @@ def _inputs(links: Links, findings: Findings) -> None:
         entry = data.names.get(declared.name)
         if entry is None or declared.dtype != "float32" or index in normed or any("scales" in step.bound.operation.facts for step in entry.steps):
             continue
-        largest = {c: max((abs(v) for v in data.schema.values.get(c, ()) if isinstance(v, int | float)), default=0.0) for c in entry.columns}
+        largest = {c: max((abs(v) for v in data.schema.at_hand(c) or () if isinstance(v, int | float)), default=0.0) for c in entry.columns}
         worst = max(largest, key=lambda c: largest[c])
         if largest[worst] > LARGE:
             findings.add("W511", entry.span, f"`{worst}` goes up to {largest[worst]:,.6g}", name=declared.name, help="add `-> standardize`, or `-> min_max`")

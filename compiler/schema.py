@@ -40,6 +40,10 @@ class Schema:
     values: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # distinct values, where whole columns are read
     other: Mapping[str, str] = field(default_factory=dict)  # columns that cannot be used, with their types
 
+    def at_hand(self, column: str) -> tuple[Any, ...] | None:
+        """The distinct values of a column where they are known without reading more: advice is worth no second look at a file."""
+        return self.values.get(column) if isinstance(self.values, dict) else None
+
 
 @dataclass(frozen=True)
 class Files:
