@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from inspect import cleandoc
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -96,7 +97,12 @@ class Operation:
 
     @property
     def doc(self) -> str:
-        return (self.function.__doc__ or "").strip()
+        return cleandoc(self.function.__doc__ or "")
+
+    @property
+    def differs(self) -> str:
+        """How torch, Keras or ONNX define the word otherwise: the paragraph of the docstring that begins with `Differs:`."""
+        return next((" ".join(part.split()) for part in self.doc.split("\n\n") if part.startswith("Differs: ")), "")
 
 
 @dataclass(frozen=True)

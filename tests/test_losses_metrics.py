@@ -435,10 +435,10 @@ def test_r2_of_a_constant_target_is_none_of_it_or_all(value: float) -> None:
 
 
 def test_ties_count_as_found_in_top_k_and_go_to_the_first_in_accuracy() -> None:
-    a = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-    y = np.array([0, 1])
+    a = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    y = np.array([0, 1, 1])
     assert figure("top_k(1)", "cross_entropy", a, y) == 1.0
-    assert figure("accuracy", "cross_entropy", a, y) == 0.5
+    assert figure("accuracy", "cross_entropy", a, y) == pytest.approx(2 / 3)
 
 
 # Initial values
@@ -508,6 +508,12 @@ def test_initial_weights_have_their_distribution(written: str, cdf: Callable[[fl
         ("conv2d(40, kernel=[3, 5])", "x: float32[20, 9, 9]", (300, 600)),
         ("conv2d(40, kernel=3, groups=2)", "x: float32[20, 9, 9]", (90, 180)),
         ("dense(50)", "x: float32[4, 80]", (80, 50)),
+        ("conv1d(40, kernel=5)", "x: float32[9, 60]", (300, 200)),
+        ("conv1d(40, kernel=5, groups=2)", "x: float32[9, 60]", (150, 100)),
+        ("conv2d_transpose(40, kernel=[3, 5])", "x: float32[20, 4, 4]", (300, 600)),
+        ("depthwise_conv2d(kernel=9, multiplier=2)", "x: float32[20, 9, 9]", (81, 162)),
+        ("maxout(50, pieces=3)", "x: float32[80]", (80, 50)),
+        ("sparse_dense(100, density=0.25)", "x: float32[120]", (30, 25)),
     ],
 )
 def test_fans_count_the_connections_of_a_unit(layer: str, inputs: str, fans: tuple[int, int]) -> None:
@@ -553,6 +559,25 @@ def test_orthogonal_rows_or_columns_are_orthonormal(layer: str, inputs: str, gai
     matrix = weight.reshape(len(weight), -1) / gain
     product = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-6)
+
+
+def test_orthogonal_matrices_are_drawn_evenly() -> None:
+    """Of one element there are two, 1 and -1."""
+    found = [float(drawn("dense(1, init=orthogonal)", seed, "x: float32[1]")["weight"].item()) for seed in range(20)]
+    assert set(found) == {1.0, -1.0}
+
+
+def test_masks_are_fixed_by_seed_and_name() -> None:
+    text = "network(x: float32[40]) {{ return a = x -> sparse_dense(30, density=0.5, seed={}), b = x -> sparse_dense(30, density=0.5) }}"
+
+    def masks(seed: int, of_model: int) -> list[Array]:
+        parameters = nnc.compile(text.format(seed)).init(of_model).parameters
+        return [parameters[f"{name}/sparse_dense/mask"] for name in "ab"]
+
+    (first, second), (again, _), (other, _) = masks(0, 0), masks(0, 1), masks(1, 0)
+    assert (first == again).all(), "another seed of the parameters leaves the connections"
+    for different in (second, other):
+        assert 0.4 < (first != different).mean() < 0.6
 
 
 def test_an_array_of_a_file_is_a_start(tmp_path: Path) -> None:

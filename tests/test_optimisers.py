@@ -410,6 +410,8 @@ SCHEDULES: list[tuple[str, str, list[float]]] = [
      [1 + 0.5 * 0.25 ** (i // 2) if i % 2 else 1 for i in range(40)]),
     ("one_cycle", "one_cycle(peak=1, end=0.1, rise=0.5)", [0.75 - 0.25 * np.cos(np.pi * i / 20) for i in range(20)]
      + [0.55 + 0.45 * np.cos(np.pi * i / 19) for i in range(20)]),
+    ("one_cycle", "one_cycle(peak=1, rise=0.5)", [0.75 - 0.25 * np.cos(np.pi * i / 20) for i in range(20)]
+     + [5e-5 + 0.99995 * (1 + np.cos(np.pi * i / 19)) / 2 for i in range(20)]),
     ("reduce_on_plateau", "reduce_on_plateau(factor=0.5)", [0.5] * 40),  # the trainer counts what does not improve
     # An epoch ends where it ends, also when the schedule began in its middle
     ("exponential", "warmup(steps=2) -> exponential(decay=0.5)", [0.25, 0.5]

@@ -99,19 +99,19 @@ def step(build: Build, z: Value, p: StepParams) -> Value:
 @operation(Kind.LAYER, facts={"activation", "bounded", "saturating", "probability"}, init=_XAVIER, steepest=0.25, range=_unit,
            flat=lambda a, p: _below_slope(a * (1.0 - a) * 4.0))  # fmt: skip
 def sigmoid(build: Build, z: Value, p: NoParams) -> Value:
-    """1 / (1 + e^-z), elementwise, without overflow for large abs(z)."""
+    """1 / (1 + e^-z), elementwise, without overflow for large abs(z). Source: Rumelhart et al. 1986."""
     return apply("sigmoid", z)
 
 
 @operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER, range=_around_zero, flat=lambda a, p: _below_slope(1.0 - a * a))
 def tanh(build: Build, z: Value, p: NoParams) -> Value:
-    """(e^z - e^-z) / (e^z + e^-z), elementwise."""
+    """(e^z - e^-z) / (e^z + e^-z), elementwise. Source: LeCun et al. 1998."""
     return apply("tanh", z)
 
 
 @operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE, range=_not_negative, dies=_itself)
 def relu(build: Build, z: Value, p: NoParams) -> Value:
-    """max(z, 0), elementwise; its slope at 0 is 0."""
+    """max(z, 0), elementwise; its slope at 0 is 0. Source: Nair and Hinton 2010."""
     return apply("maximum", z, constant(0.0, z.dtype))
 
 
@@ -121,7 +121,10 @@ class LeakyReluParams(Params):
 
 @operation(Kind.LAYER, LeakyReluParams, facts={"activation", "rectifier"}, init=_HE, dies=lambda a, p: a if p.slope == 0 else None)
 def leaky_relu(build: Build, z: Value, p: LeakyReluParams) -> Value:
-    """z if z > 0 else slope * z, elementwise. Source: Maas et al. 2013."""
+    """z if z > 0 else slope * z, elementwise; its slope at 0 is that below. Source: Maas et al. 2013.
+
+    Differs: the slope of torch and ONNX is 0.01 as well, that of Keras's layer 0.3.
+    """
     return apply("where", _positive(z), z, z * p.slope)
 
 
@@ -152,7 +155,7 @@ def saturated_linear(build: Build, z: Value, p: SaturatedLinearParams) -> Value:
 
 @operation(Kind.LAYER, facts={"activation", "bounded"}, init=_XAVIER, range=_unit)
 def gaussian(build: Build, z: Value, p: NoParams) -> Value:
-    """e^(-z^2), elementwise."""
+    """e^(-z^2), elementwise. Source: Broomhead and Lowe 1988."""
     return apply("exp", -(z * z))
 
 
@@ -165,7 +168,9 @@ class PreluParams(Params):
 def prelu(build: Build, z: Value, p: PreluParams) -> Value:
     """z if z > 0 else a z, with one learned slope a for each channel; form=max: max(a z, z). Source: He et al. 2015.
 
-    The forms agree for a <= 1.
+    The forms agree for a <= 1. Shape: any -> same; slope [channels].
+
+    Differs: torch's layer has one slope for all channels unless it is given their number; Keras's has one for each element, from 0.
     """
     a = along_channels(build.parameter("slope", (channels_of(z, "prelu"),), start=p.slope_init), z)
     return apply("maximum", z, a * z) if p.form == "max" else apply("where", _positive(z), z, a * z)
@@ -173,7 +178,7 @@ def prelu(build: Build, z: Value, p: PreluParams) -> Value:
 
 @operation(Kind.LAYER, facts={"activation", "rectifier", "bounded"}, init=_HE, range=lambda p: (0.0, 6.0), dies=_itself)
 def relu6(build: Build, z: Value, p: NoParams) -> Value:
-    """min(max(z, 0), 6), elementwise."""
+    """min(max(z, 0), 6), elementwise; its slope at 0 and 6 is 0. Source: Krizhevsky 2010."""
     return _clipped(z, 0.0, 6.0)
 
 
@@ -182,7 +187,10 @@ _SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 @operation(Kind.LAYER, facts={"activation", "self_normalizing", "rectifier"}, init=_LECUN, range=lambda p: (-_SELU_SCALE * _SELU_ALPHA, inf))
 def selu(build: Build, z: Value, p: NoParams) -> Value:
-    """1.0507 (z if z > 0 else 1.6733 (e^z - 1)), elementwise: keeps mean 0 and variance 1. Source: Klambauer et al. 2017."""
+    """1.0507 (z if z > 0 else 1.6733 (e^z - 1)), elementwise: keeps mean 0 and variance 1. Source: Klambauer et al. 2017.
+
+    Differs: ONNX's constants are these rounded to float32, so that a Selu operator gives other last digits.
+    """
     return apply("where", _positive(z), z, apply("expm1", _below(z)) * _SELU_ALPHA) * _SELU_SCALE
 
 
@@ -194,14 +202,17 @@ def celu(build: Build, z: Value, p: EluParams) -> Value:
 
 @operation(Kind.LAYER, facts={"activation", "rectifier"}, init=_HE, range=_not_negative)
 def softplus(build: Build, z: Value, p: NoParams) -> Value:
-    """ln(1 + e^z), elementwise, without overflow."""
+    """ln(1 + e^z), elementwise, without overflow. Source: Dugas et al. 2001.
+
+    Differs: torch's is z itself where z > 20, its threshold; Keras's and ONNX's are as here.
+    """
     return apply("softplus", z)
 
 
 @operation(Kind.LAYER, facts={"activation", "bounded", "saturating"}, init=_XAVIER, range=_around_zero,
            flat=lambda a, p: _below_slope((1.0 - apply("absolute", a)) * (1.0 - apply("absolute", a))))  # fmt: skip
 def softsign(build: Build, z: Value, p: NoParams) -> Value:
-    """z / (1 + |z|), elementwise."""
+    """z / (1 + |z|), elementwise. Source: Bergstra et al. 2009."""
     return z / (apply("absolute", z) + 1.0)
 
 
@@ -220,6 +231,8 @@ def gelu(build: Build, z: Value, p: GeluParams) -> Value:
     """z (1 + erf(z / sqrt 2)) / 2, elementwise; approximate=tanh: z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
 
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415.
+
+    Differs: torch, Keras and ONNX take the exact form by default, as here; JAX takes the one with tanh.
     """
     if p.approximate == "tanh":
         gate = apply("tanh", (z + z * z * z * 0.044715) * sqrt(2 / pi))
@@ -231,7 +244,10 @@ def gelu(build: Build, z: Value, p: GeluParams) -> Value:
 @operation(Kind.LAYER, facts={"activation", "bounded", "saturating", "probability"}, init=_XAVIER, steepest=1 / 6, range=_unit,
            flat=lambda a, p: _at_an_end(a, 0.0, 1.0))  # fmt: skip
 def hard_sigmoid(build: Build, z: Value, p: NoParams) -> Value:
-    """clip(z / 6 + 1/2, 0, 1), elementwise: the definition of torch and Keras; ONNX's default slope is 1/5."""
+    """clip(z / 6 + 1/2, 0, 1), elementwise; its slope at the ends is 0. Source: Courbariaux et al. 2015, arXiv:1511.00363.
+
+    Differs: torch and Keras 3 define it so; ONNX's HardSigmoid and Keras 2 have the slope 1/5.
+    """
     return _clipped(z * (1 / 6) + 0.5, 0.0, 1.0)
 
 
@@ -247,7 +263,10 @@ class SwishParams(Params):
 
 @operation(Kind.LAYER, SwishParams, facts={"activation", "rectifier"}, init=_HE)
 def swish(build: Build, z: Value, p: SwishParams) -> Value:
-    """z * sigmoid(beta * z), elementwise. Source: Ramachandran et al. 2017, arXiv:1710.05941."""
+    """z * sigmoid(beta * z), elementwise. Source: Ramachandran et al. 2017, arXiv:1710.05941.
+
+    Differs: silu in torch and Keras, where beta is 1.
+    """
     return z * apply("sigmoid", z * p.beta)
 
 
@@ -270,13 +289,17 @@ def _scaled(z: Value, p: SoftmaxParams, name: str) -> tuple[Value, int]:
 
 @operation(Kind.LAYER, SoftmaxParams, facts={"activation", "bounded", "probability", "distribution"}, init=_XAVIER, range=_unit)
 def softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
-    """e^(z_i / T) / sum_j e^(z_j / T) along an axis, with the largest z subtracted first."""
+    """e^(z_i / T) / sum_j e^(z_j / T) along an axis, with the largest z subtracted first. Shape: any -> same. Source: Bridle 1990.
+
+    Differs: torch wants the axis to be said; ONNX's default is the last one since opset 13, and before it all axes from 1 on were one. None of them, nor
+    Keras, has a temperature.
+    """
     scaled, axis = _scaled(z, p, "softmax")
     return apply("softmax", scaled, axis=axis)
 
 
 @operation(Kind.LAYER, SoftmaxParams, facts={"activation"}, init=_XAVIER, range=lambda p: (-inf, 0.0))
 def log_softmax(build: Build, z: Value, p: SoftmaxParams) -> Value:
-    """z_i / T - ln sum_j e^(z_j / T) along an axis."""
+    """z_i / T - ln sum_j e^(z_j / T) along an axis. Shape: any -> same. Source: Bridle 1990."""
     scaled, axis = _scaled(z, p, "log_softmax")
     return apply("log_softmax", scaled, axis=axis)

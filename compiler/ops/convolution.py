@@ -84,7 +84,10 @@ class Conv2dParams(ConstrainedParams):
 def conv2d(build: Build, x: Value, p: Conv2dParams) -> Value:
     """y[o, i, j] = b[o] + sum over c, u, v of w[o, c, u, v] * x[c, i S + u D, j S + v D] (cross-correlation).
 
-    Shape: [in, h, w] -> [channels, (h + 2P - F) / S + 1, ...], rounded down; weight [out, in / groups, kh, kw].
+    Shape: [in, h, w] -> [channels, (h + 2P - F) / S + 1, ...], rounded down; weight [out, in / groups, kh, kw]. Source: LeCun et al. 1989.
+
+    Differs: padding=same puts the odd element after, as in Keras, TensorFlow and ONNX's SAME_UPPER; torch does so too, without strides alone. Keras's
+    weight is [kh, kw, in / groups, out].
     """
     channels, height, width = _image(x, "conv2d")
     size = (height, width)
@@ -116,7 +119,9 @@ class Conv1dParams(ConstrainedParams):
 def conv1d(build: Build, x: Value, p: Conv1dParams) -> Value:
     """y[i, o] = b[o] + sum over c, u of w[o, c, u] * x[i S + u D, c] over sequences, [steps, features].
 
-    Shape: [steps, in] -> [(steps + 2P - F) / S + 1, channels], rounded down; weight [out, in / groups, k].
+    Shape: [steps, in] -> [(steps + 2P - F) / S + 1, channels], rounded down; weight [out, in / groups, k]. Source: Waibel et al. 1989.
+
+    Differs: Keras has sequences as here, [steps, features], torch and ONNX [features, steps].
     """
     require_float(x, "conv1d")
     if x.type.rank != 3:
@@ -160,7 +165,9 @@ class Conv2dTransposeParams(ConstrainedParams):
 def conv2d_transpose(build: Build, x: Value, p: Conv2dTransposeParams) -> Value:
     """The transpose of conv2d's map: each element spreads over a window, y[o, i S + u D, ...] += w[c, o, u, v] * x[c, i, ...].
 
-    Shape: [in, h, w] -> [channels, (h - 1) S - 2P + (F - 1) D + 1 + output_padding, ...]; weight [in, out / groups, kh, kw].
+    Shape: [in, h, w] -> [channels, (h - 1) S - 2P + (F - 1) D + 1 + output_padding, ...]; weight [in, out / groups, kh, kw]. Source: Zeiler et al. 2010.
+
+    Differs: Keras says padding with words and derives the output's size from them; sizes here are torch's and ONNX's.
     """
     channels, height, width = _image(x, "conv2d_transpose")
     kernel, stride, dilation = _pair(p.kernel, "kernel", 1), _pair(p.stride, "stride", 1), _pair(p.dilation, "dilation", 1)
@@ -197,7 +204,7 @@ class DepthwiseParams(ConstrainedParams):
 
 @operation(Kind.LAYER, DepthwiseParams, facts={"linear_step"})
 def depthwise_conv2d(build: Build, x: Value, p: DepthwiseParams) -> Value:
-    """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]."""
+    """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]. Source: Sifre 2014."""
     channels, _, _ = _image(x, "depthwise_conv2d")
     given: dict[str, Any] = {name: getattr(p, name) for name in type(p).model_fields if name != "multiplier"}
     y: Value = conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given))
@@ -228,20 +235,28 @@ def _pool(x: Value, p: PoolParams, name: str) -> dict[str, object]:
 def max_pool(build: Build, x: Value, p: PoolParams) -> Value:
     """The largest element of each window, by channel. Of equal ones the first gets the gradient.
 
-    Shape: [c, h, w] -> [c, (h + 2P - F) / S + 1, ...], rounded down.
+    Shape: [c, h, w] -> [c, (h + 2P - F) / S + 1, ...], rounded down. Source: Ranzato et al. 2007.
+
+    Differs: torch refuses padding of more than half of the window; Keras and ONNX pad as here, with -inf.
     """
     return apply("max_pool", x, **_pool(x, p, "max_pool"))
 
 
 @operation(Kind.LAYER, PoolParams, facts={"pool"})
 def avg_pool(build: Build, x: Value, p: PoolParams) -> Value:
-    """The mean of each window, by channel; padding is not counted (ONNX's count_include_pad=0)."""
+    """The mean of each window, by channel; padding is not counted (ONNX's count_include_pad=0). Shape as max_pool. Source: LeCun et al. 1998.
+
+    Differs: Keras and ONNX leave padding out as well; torch counts its zeros unless count_include_pad=False.
+    """
     return apply("avg_pool", x, **_pool(x, p, "avg_pool"))
 
 
 @operation(Kind.LAYER, facts={"pool"})
 def global_max_pool(build: Build, x: Value, p: NoParams) -> Value:
-    """The largest element of each channel. Shape: [c, h, w] -> [c]."""
+    """The largest element of each channel. Shape: [c, h, w] -> [c]. Source: Oquab et al. 2015.
+
+    Differs: torch's AdaptiveMaxPool2d(1) and ONNX's GlobalMaxPool keep two axes of length 1; Keras drops them, as here.
+    """
     channels, height, width = _image(x, "global_max_pool")
     size = (height, width)
     top = apply("max_pool", x, window=size, stride=size, padding=((0, 0), (0, 0)))
@@ -250,7 +265,10 @@ def global_max_pool(build: Build, x: Value, p: NoParams) -> Value:
 
 @operation(Kind.LAYER, facts={"pool"})
 def global_avg_pool(build: Build, x: Value, p: NoParams) -> Value:
-    """The mean of each channel. Shape: [c, h, w] -> [c]."""
+    """The mean of each channel. Shape: [c, h, w] -> [c]. Source: Lin et al. 2013, arXiv:1312.4400.
+
+    Differs: torch's AdaptiveAvgPool2d(1) and ONNX's GlobalAveragePool keep two axes of length 1; Keras drops them, as here.
+    """
     _, height, width = _image(x, "global_avg_pool")
     return total(x, 2, 3) * constant(1 / (height * width), x.dtype)
 

@@ -73,7 +73,10 @@ def _unstandardize(build: StepBuild, y: Value, p: NoParams) -> Value:
 
 @operation(Kind.STEP, learns=True, inverse=_unstandardize, facts={"scales"}, gives=lambda p: None)
 def standardize(build: StepBuild, x: Column, p: NoParams) -> Column:
-    """(x - mean) / std, by column or channel, over the training rows; std is biased, and 1 where it would be 0."""
+    """(x - mean) / std, by column or channel, over the training rows; std is biased, and 1 where it would be 0.
+
+    Differs: as scikit-learn's StandardScaler; pandas and torch.std divide by n - 1.
+    """
     value = as_float(build, x, "standardize")
     shape = along(value)
     return Column((value - build.learned("mean", shape)) / build.learned("std", shape))

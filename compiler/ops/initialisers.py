@@ -34,7 +34,10 @@ class NormalParams(Params):
 
 @operation(Kind.INITIALISER, NormalParams)
 def normal(p: NormalParams, fan: Fan) -> Draw:
-    """Normal with the mean and standard deviation."""
+    """Normal with the mean and standard deviation.
+
+    Differs: std is 1 in torch and 0.05 in Keras by default.
+    """
     return Draw("normal", p.mean, p.std)
 
 
@@ -45,7 +48,10 @@ class UniformParams(Params):
 
 @operation(Kind.INITIALISER, UniformParams)
 def uniform(p: UniformParams, fan: Fan) -> Draw:
-    """Uniform on [low, high)."""
+    """Uniform on [low, high).
+
+    Differs: torch's default is [0, 1); Keras's is as here.
+    """
     if not p.low < p.high:
         raise Refusal("E207", at="high", label=f"low is {p.low:g}", help="give low < high", argument="high", value=f"{p.high:g}",
                       bound="greater than low")  # fmt: skip
@@ -54,7 +60,10 @@ def uniform(p: UniformParams, fan: Fan) -> Draw:
 
 @operation(Kind.INITIALISER, suits="saturating", twin="he_normal")
 def xavier_normal(p: NoParams, fan: Fan) -> Draw:
-    """Normal, std = sqrt(2 / (fan_in + fan_out)). Source: Glorot and Bengio 2010."""
+    """Normal, std = sqrt(2 / (fan_in + fan_out)). Source: Glorot and Bengio 2010.
+
+    Differs: torch's is as here; Keras's GlorotNormal is truncated at two standard deviations and widened to keep std.
+    """
     return Draw("normal", 0.0, sqrt(2 / (fan.into + fan.out)))
 
 
@@ -67,7 +76,10 @@ def xavier_uniform(p: NoParams, fan: Fan) -> Draw:
 
 @operation(Kind.INITIALISER, suits="rectifier", twin="xavier_normal")
 def he_normal(p: NoParams, fan: Fan) -> Draw:
-    """Normal, std = sqrt(2 / fan_in). Source: He et al. 2015, arXiv:1502.01852."""
+    """Normal, std = sqrt(2 / fan_in). Source: He et al. 2015, arXiv:1502.01852.
+
+    Differs: torch's kaiming_normal_ is as here; Keras's HeNormal is truncated at two standard deviations and widened to keep std.
+    """
     return Draw("normal", 0.0, sqrt(2 / fan.into))
 
 
@@ -80,13 +92,19 @@ def he_uniform(p: NoParams, fan: Fan) -> Draw:
 
 @operation(Kind.INITIALISER, NormalParams)
 def truncated_normal(p: NormalParams, fan: Fan) -> Draw:
-    """Normal with the mean and standard deviation, redrawn beyond two standard deviations."""
+    """Normal with the mean and standard deviation, redrawn beyond two standard deviations.
+
+    Differs: Keras's is as here; torch's trunc_normal_ cuts at the values -2 and 2, whatever std is.
+    """
     return Draw("truncated_normal", p.mean, p.std)
 
 
 @operation(Kind.INITIALISER)
 def lecun_normal(p: NoParams, fan: Fan) -> Draw:
-    """Normal, std = sqrt(1 / fan_in). Source: LeCun et al. 1998."""
+    """Normal, std = sqrt(1 / fan_in). Source: LeCun et al. 1998.
+
+    Differs: Keras's is truncated at two standard deviations and widened to keep std.
+    """
     return Draw("normal", 0.0, sqrt(1 / fan.into))
 
 
@@ -103,7 +121,10 @@ class OrthogonalParams(Params):
 
 @operation(Kind.INITIALISER, OrthogonalParams)
 def orthogonal(p: OrthogonalParams, fan: Fan) -> Draw:
-    """gain times rows or columns of an orthogonal matrix, whichever are fewer; axes after the first are one. Source: Saxe et al. 2013."""
+    """gain times rows or columns of an orthogonal matrix, whichever are fewer; axes after the first are one. Source: Saxe et al. 2013.
+
+    Differs: torch too keeps the first axis apart, Keras the last one.
+    """
     return Draw("orthogonal", p.gain)
 
 

@@ -40,7 +40,10 @@ class DenseParams(ConstrainedParams):
 def dense(build: Build, x: Value, p: DenseParams) -> Value:
     """x W + b on the last axis, W [in, units], b [units].
 
-    Shape: [..., in] -> [..., units].
+    Shape: [..., in] -> [..., units]. Source: Rosenblatt 1958.
+
+    Differs: torch's weight is [units, in], Keras's as here. torch draws weight and bias from U(-1/sqrt(in), 1/sqrt(in)), Keras as here, from Glorot's
+    uniform, with the bias 0.
     """
     require_float(x, "dense")
     if x.type.rank < 2:
@@ -83,8 +86,10 @@ class DropoutParams(Params):
 def dropout(build: Build, x: Value, p: DropoutParams) -> Value:
     """x * m / keep in training, m_i = 1 with probability keep = 1 - rate; x in inference.
 
-    With scaling=inference: x * m in training, x * keep in inference. The mask is fixed by the seed, the layer and the
-    step. Source: Srivastava et al. 2014.
+    With scaling=inference: x * m in training, x * keep in inference. The mask is fixed by the seed, the layer and the step. Source: Srivastava et al.
+    2014. Shape: any -> same.
+
+    Differs: torch, Keras and ONNX know scaling=inverted alone.
     """
     require_float(x, "dropout")
     if (p.rate is None) == (p.keep is None):
@@ -105,7 +110,7 @@ class SpatialDropoutParams(Params):
 
 @operation(Kind.LAYER, SpatialDropoutParams, facts={"transparent", "dropout"})
 def spatial_dropout(build: Build, x: Value, p: SpatialDropoutParams) -> Value:
-    """x * m / (1 - rate) in training, one m for each channel of a sample; x in inference. Source: Tompson et al. 2014."""
+    """x * m / (1 - rate) in training, one m for each channel of a sample; x in inference. Source: Tompson et al. 2014. Shape: any -> same."""
     require_float(x, "spatial_dropout")
     channels_of(x, "spatial_dropout")
     if not build.training or p.rate == 0:
@@ -122,7 +127,7 @@ class GaussianNoiseParams(Params):
 
 @operation(Kind.LAYER, GaussianNoiseParams, facts={"transparent", "noise"})
 def gaussian_noise(build: Build, x: Value, p: GaussianNoiseParams) -> Value:
-    """x + std * noise in training, noise standard normal; x in inference."""
+    """x + std * noise in training, noise standard normal; x in inference. Shape: any -> same. Source: Bishop 1995."""
     require_float(x, "gaussian_noise")
     return x + build.normal(x) * p.std if build.training and p.std else x
 
@@ -136,7 +141,10 @@ class EmbeddingParams(Params):
 
 @operation(Kind.LAYER, EmbeddingParams, facts={"embedding"})
 def embedding(build: Build, x: Value, p: EmbeddingParams) -> Value:
-    """The row of the index. Shape: int64 [...] -> [..., size]; weight [vocabulary, size]."""
+    """The row of the index. Shape: int64 [...] -> [..., size]; weight [vocabulary, size]. Source: Bengio et al. 2003.
+
+    Differs: torch draws rows from N(0, 1), Keras from U(-0.05, 0.05).
+    """
     if x.dtype != "int64":
         raise Refusal("E305", label="embedding takes indices", help="declare the input as int64", operand=f"this is {x.dtype}",
                       operation="embedding", dtype=x.dtype)  # fmt: skip
@@ -199,7 +207,10 @@ class SparseDenseParams(WeightParams):
 
 @operation(Kind.LAYER, SparseDenseParams, facts={"linear_step", "last_axis"})
 def sparse_dense(build: Build, x: Value, p: SparseDenseParams) -> Value:
-    """x (W * M) + b on the last axis, M a fixed random mask of zeros and ones. fan_in counts the connections that are there."""
+    """x (W * M) + b on the last axis, M a fixed random mask of zeros and ones. fan_in counts the connections that are there.
+
+    Shape: [..., in] -> [..., units]. Source: Mocanu et al. 2018, arXiv:1707.04780.
+    """
     require_float(x, "sparse_dense")
     rows, back = as_rows(x)
     size = rows.shape[1]
@@ -223,6 +234,8 @@ def attention(build: Build, x: Value, p: AttentionParams) -> Value:
     """Self-attention: softmax(Q K^T / sqrt(d)) V for each head, heads joined and projected; Q, K, V, O are x W + b.
 
     Shape: [steps, features] -> the same; d = features / heads. Source: Vaswani et al. 2017, arXiv:1706.03762.
+
+    Differs: torch and Keras take query, key and value apart, and Keras the size of a head; ONNX's Attention, from opset 23, has no projections.
     """
     require_float(x, "attention")
     if x.type.rank != 3:

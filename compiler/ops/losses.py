@@ -121,7 +121,10 @@ def rmse(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
 def absolute(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
-    """||a - y||_1."""
+    """||a - y||_1.
+
+    Differs: torch's L1Loss and Keras's MeanAbsoluteError are `mae`.
+    """
     return _sum(apply("absolute", a - aligned(a, y, "absolute")))
 
 
@@ -145,13 +148,19 @@ def quantile(build: LossBuild, a: Value, y: Column, p: QuantileParams) -> Value:
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"}, after="softplus")
 def poisson(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
-    """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone."""
+    """mean of a - y ln a: the negative log likelihood of counts y at rate a, without the term that depends on y alone.
+
+    Differs: torch's PoissonNLLLoss takes ln a unless log_input=False; Keras's adds 1e-7 to a inside the logarithm.
+    """
     return _mean(a - aligned(a, y, "poisson") * _ln(a))
 
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"numeric"})
 def cosine(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
-    """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero."""
+    """1 - a.y / (||a|| ||y||) over a sample; 1 where either is zero.
+
+    Differs: Keras's CosineSimilarity is -a.y / (||a|| ||y||), 1 less than this.
+    """
     target = aligned(a, y, "cosine")
     lengths = apply("sqrt", apply("maximum", _sum(a * a) * _sum(target * target), constant(1e-24, a.dtype)))
     return 1.0 - _sum(a * target) / lengths
@@ -159,7 +168,10 @@ def cosine(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"score", "binary"})
 def hinge(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
-    """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995."""
+    """mean max(0, 1 - s a), s = 2 y - 1 for y in {0, 1}; a is a score, without sigmoid. Source: Cortes and Vapnik 1995.
+
+    Differs: torch's margin losses and Keras want targets -1 and 1; Keras changes 0 to -1.
+    """
     sign = aligned(a, y, "hinge") * 2.0 - 1.0
     return _mean(apply("maximum", 1.0 - sign * a, constant(0.0, a.dtype)))
 
@@ -185,7 +197,12 @@ def _ln(a: Value) -> Value:
 
 @operation(Kind.LOSS, LossParams, operands=2, facts={"classes"}, after="softmax")
 def kl_divergence(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
-    """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0."""
+    """sum y ln(y / a) on the last axis, 0 ln 0 = 0; averaged over other axes. Its gradient is -y / a, and 0 where a = 0.
+
+    Source: Kullback and Leibler 1951.
+
+    Differs: torch's KLDivLoss takes ln a, and its mean is over all elements; batchmean is the one here. Keras clips both to at least 1e-7.
+    """
     target = _distribution(a, y, "kl_divergence")
     return _mean(total(target * (_ln(target) - _ln(a)), -1))
 
@@ -194,7 +211,7 @@ def kl_divergence(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value
 def hellinger(build: LossBuild, a: Value, y: Column, p: LossParams) -> Value:
     """1/sqrt(2) ||sqrt(a) - sqrt(y)||_2 on the last axis, averaged over other axes.
 
-    The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0.
+    The gradient of the norm is taken as 0 where a = y; below 1e-12 the root is the line through 0. Source: Hellinger 1909.
     """
     d = _finite_root(a) - _finite_root(_distribution(a, y, "hellinger"))
     return _mean(root(total(d * d, -1)) * sqrt(0.5))
@@ -212,7 +229,10 @@ class FocalParams(LossParams):
 
 @operation(Kind.LOSS, FocalParams, operands=2, facts={"classes"}, after="softmax")
 def focal(build: LossBuild, a: Value, y: Column, p: FocalParams) -> Value:
-    """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002."""
+    """-sum y (1 - a)^gamma ln a on the last axis, averaged over other axes. Source: Lin et al. 2017, arXiv:1708.02002.
+
+    Differs: Keras and torchvision multiply by alpha, 0.25 by default.
+    """
     target = _distribution(a, y, "focal")
     rest = apply("maximum", 1.0 - a, constant(_tiny(a.dtype), a.dtype))
     discount = apply("power", rest, constant(p.gamma, a.dtype))
@@ -225,7 +245,10 @@ class HuberParams(LossParams):
 
 @operation(Kind.LOSS, HuberParams, operands=2, facts={"numeric"})
 def huber(build: LossBuild, a: Value, y: Column, p: HuberParams) -> Value:
-    """sum of 1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = a - y. Source: Huber 1964."""
+    """sum of 1/2 d^2 where |d| <= delta, else delta (|d| - delta/2), d = a - y. Source: Huber 1964.
+
+    Differs: torch's HuberLoss and Keras's Huber take the mean over outputs, here it is the sum; torch's SmoothL1Loss is divided by delta.
+    """
     d = a - aligned(a, y, "huber")
     size = apply("absolute", d)
     inside = apply("less_equal", size, constant(p.delta, a.dtype))
@@ -279,6 +302,9 @@ def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) 
     """-sum y ln a on the last axis, averaged over other axes; for a class index y, -ln a_y. Times the weight of the class.
 
     After softmax the pair becomes the stable log_softmax form.
+
+    Differs: torch's CrossEntropyLoss takes logits, and with class weights divides by their sum over the batch, here by the number of samples. Smoothing
+    is by s / classes over all classes in torch and Keras too; with class weights torch weighs each class's share by its own weight.
     """
     log_a = apply("log", a)
     outputs = a.shape[-1] if a.type.rank > 1 else 1
@@ -300,7 +326,10 @@ def cross_entropy(build: LossBuild, a: Value, y: Column, p: CrossEntropyParams) 
 
 @operation(Kind.LOSS, BinaryParams, operands=2, facts={"binary"}, after="sigmoid")
 def binary_cross_entropy(build: LossBuild, a: Value, y: Column, p: BinaryParams) -> Value:
-    """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z."""
+    """-sum [y ln a + (1 - y) ln(1 - a)] over outputs. After sigmoid the pair becomes ln(1 + e^z) - y z.
+
+    Differs: torch and Keras take the mean over outputs, here it is the sum.
+    """
     target = aligned(a, y, "binary_cross_entropy")
     if y.value.dtype == "int64" and y.classes is not None and len(y.classes) > 2:
         raise Refusal("E503", label=f"{len(y.classes)} classes on one output", help=f"use dense({len(y.classes)}) -> softmax and cross_entropy",

@@ -236,7 +236,10 @@ def _auc(scores: Any, positive: Any) -> float:
 
 @operation(Kind.METRIC, operands=2, fits=_decidable, better="higher", most=1.0)
 def auc(a: Value, y: Column, p: NoParams) -> Sums:
-    """The area under the ROC curve; for several classes the mean over classes of each against the rest."""
+    """The area under the ROC curve; for several classes the mean over classes of each against the rest.
+
+    Differs: as scikit-learn's; Keras's AUC is a sum over 200 thresholds.
+    """
     if is_index(a, y):
         k = a.shape[-1]
         target = apply("one_hot", _index(a, y), depth=k, dtype="float64")

@@ -34,8 +34,11 @@ class BatchNormParams(Params):
 def batch_norm(build: Build, x: Value, p: BatchNormParams) -> Value:
     """scale * (x - mean) / sqrt(var + epsilon) + bias, by channel.
 
-    In training mean and var are the batch's (var biased), and running = momentum * running + (1 - momentum) * batch; in
-    inference and in a frozen part they are the running ones. Source: Ioffe and Szegedy 2015, arXiv:1502.03167.
+    In training mean and var are the batch's (var biased), and running = momentum * running + (1 - momentum) * batch; in inference and in a frozen part
+    they are the running ones. Source: Ioffe and Szegedy 2015, arXiv:1502.03167. Shape: any -> same.
+
+    Differs: torch's momentum is the share of the new statistics, 0.1 for 0.9 here, and its running variance is the unbiased one, n / (n - 1) times this.
+    ONNX's rule is the one here. Keras's momentum means the same as here and is 0.99, with epsilon 0.001.
     """
     require_float(x, "batch_norm")
     channels = channels_of(x, "batch_norm")
@@ -72,7 +75,10 @@ def _centred(x: Value, axes: tuple[int, ...], epsilon: float) -> Value:
 def layer_norm(build: Build, x: Value, p: NormParams) -> Value:
     """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of each sample: over the last axis, or all axes of an image.
 
-    scale and bias [channels]. Source: Ba et al. 2016, arXiv:1607.06450.
+    scale and bias [channels]. Source: Ba et al. 2016, arXiv:1607.06450. Shape: any -> same.
+
+    Differs: on images torch's LayerNorm([c, h, w]) has a scale for each element, here each channel has one; Keras normalises the last axis. epsilon is
+    1e-5 in torch and ONNX, 0.001 in Keras.
     """
     require_float(x, "layer_norm")
     channels = channels_of(x, "layer_norm")
@@ -90,7 +96,9 @@ class GroupNormParams(Params):
 def group_norm(build: Build, x: Value, p: GroupNormParams) -> Value:
     """scale * (x - mean) / sqrt(var + epsilon) + bias, mean and var of each sample over a group of channels and all other axes.
 
-    scale and bias [channels]. Source: Wu and He 2018, arXiv:1803.08494.
+    scale and bias [channels]. Source: Wu and He 2018, arXiv:1803.08494. Shape: any -> same.
+
+    Differs: epsilon is 1e-5 in torch, 0.001 in Keras. ONNX's GroupNormalization of opset 18 has a scale for each group, from 21 on for each channel.
     """
     require_float(x, "group_norm")
     channels = channels_of(x, "group_norm")

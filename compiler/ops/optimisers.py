@@ -35,7 +35,7 @@ class DecayParams(OptimiserParams):
 
 @operation(Kind.OPTIMISER, DecayParams, usual=(1e-05, 10), start=0.1)
 def sgd(rule: Rule, theta: Value, g: Value, p: DecayParams) -> Value:
-    """theta -= eta g. With batch=full it is gradient descent, with batch=1 the stochastic one."""
+    """theta -= eta g. With batch=full it is gradient descent, with batch=1 the stochastic one. Source: Robbins and Monro 1951."""
     return rule.lr * g
 
 
@@ -48,6 +48,8 @@ class MomentumParams(DecayParams):
 def momentum(rule: Rule, theta: Value, g: Value, p: MomentumParams) -> Value:
     """heavy_ball: v = beta v + g, theta -= eta v. lr_inside: v = beta v + eta g, theta -= v. ema: v = beta v + (1 - beta) g,
     theta -= eta v. Source: Polyak 1964.
+
+    Differs: torch's SGD is heavy_ball, Keras's lr_inside; at a constant rate they agree. torch's dampening is like ema but for its first step.
     """
     v = rule.slot("velocity")
     gain = {"heavy_ball": g, "lr_inside": rule.lr * g, "ema": g * (1 - p.beta)}[p.form]
@@ -62,7 +64,12 @@ class NesterovParams(DecayParams):
 
 @operation(Kind.OPTIMISER, NesterovParams, usual=(1e-06, 2), start=0.01)
 def nesterov(rule: Rule, theta: Value, g: Value, p: NesterovParams) -> Value:
-    """v = beta v - eta g, theta += beta v - eta g: Nesterov's step written for the shifted parameters theta + beta v."""
+    """v = beta v - eta g, theta += beta v - eta g: Nesterov's step written for the shifted parameters theta + beta v.
+
+    Source: Nesterov 1983; Sutskever et al. 2013.
+
+    Differs: Keras's form has the rate inside, as here; torch's has it outside, v = beta v + g, theta -= eta (g + beta v): equal at a constant rate.
+    """
     v = rule.slot("velocity")
     down = rule.lr * g
     new = v * p.beta - down
@@ -84,6 +91,8 @@ def rmsprop(rule: Rule, theta: Value, g: Value, p: RmspropParams) -> Value:
 
     eps_in=inside: eta g / sqrt(s + eps). centered: s - m^2 for s, m the running mean of g. momentum: v = beta v + the scaled
     gradient, theta -= eta v.
+
+    Differs: torch has decay 0.99 and epsilon 1e-8 outside the root; Keras has epsilon inside it, eps_in=inside, and the rate inside the velocity.
     """
     s = rule.slot("mean_square")
     new = s * p.decay + g * g * (1 - p.decay)
@@ -117,6 +126,9 @@ class AdamParams(DecayParams):
 def adam(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
     """m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, theta -= eta m' / (sqrt(v') + eps), m' = m / (1 - b1^t),
     v' = v / (1 - b2^t), t from 1; eps_in=inside: eta m' / sqrt(v' + eps). Source: Kingma and Ba 2014, arXiv:1412.6980.
+
+    Differs: torch has epsilon outside the root, after the correction, as here; Keras adds 1e-7 to sqrt(v), before the correction. torch's weight_decay
+    under Adam is added to the gradient, here it is decoupled.
     """
     m, v = rule.slot("mean"), rule.slot("mean_square")
     new_m = m * p.beta1 + g * (1 - p.beta1)
@@ -138,7 +150,10 @@ class AdamwParams(AdamParams):
 
 @operation(Kind.OPTIMISER, AdamwParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)
 def adamw(rule: Rule, theta: Value, g: Value, p: AdamwParams) -> Value:
-    """adam with decoupled weight decay 0.01 by default. Source: Loshchilov and Hutter 2017, arXiv:1711.05101."""
+    """adam with decoupled weight decay 0.01 by default. Source: Loshchilov and Hutter 2017, arXiv:1711.05101.
+
+    Differs: torch's decay is 0.01 too, Keras's 0.004, and both hold for biases and norms as well unless they are left out.
+    """
     step: Value = adam(rule, theta, g, p)
     return step
 
@@ -150,7 +165,10 @@ class AdagradParams(DecayParams):
 
 @operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive"}, usual=(0.0001, 1), start=0.01)
 def adagrad(rule: Rule, theta: Value, g: Value, p: AdagradParams) -> Value:
-    """s += g^2, theta -= eta g / (sqrt(s) + eps). Source: Duchi et al. 2011."""
+    """s += g^2, theta -= eta g / (sqrt(s) + eps). Source: Duchi et al. 2011.
+
+    Differs: torch has epsilon 1e-10 outside the root; Keras has 1e-7 inside it, and s starts from 0.1.
+    """
     s = rule.slot("squares")
     new = s + g * g
     rule.update(s, new)
@@ -168,6 +186,8 @@ def adadelta(rule: Rule, theta: Value, g: Value, p: AdadeltaParams) -> Value:
     """s = rho s + (1 - rho) g^2, d = sqrt(u + eps) / sqrt(s + eps) g, u = rho u + (1 - rho) d^2, theta -= eta d.
 
     Source: Zeiler 2012, arXiv:1212.5701.
+
+    Differs: torch has rho 0.9; Keras has eta 0.001 and epsilon 1e-7.
     """
     s, u = rule.slot("mean_square"), rule.slot("mean_square_step")
     new_s = s * p.rho + g * g * (1 - p.rho)
@@ -186,6 +206,8 @@ class NadamParams(AdamParams):
 def nadam(rule: Rule, theta: Value, g: Value, p: NadamParams) -> Value:
     """adam with Nesterov's look ahead: mu_t = b1 (1 - 0.96^(t psi) / 2), m' = mu_(t+1) m / (1 - prod_(i<=t+1) mu_i) +
     (1 - mu_t) g / (1 - prod_(i<=t) mu_i), theta -= eta m' / (sqrt(v') + eps). Source: Dozat 2016; the form of torch.
+
+    Differs: Keras has 0.96^t in place of 0.96^(t psi), and epsilon 1e-7.
     """
     m, v = rule.slot("mean"), rule.slot("mean_square")
     new_m = m * p.beta1 + g * (1 - p.beta1)
@@ -217,7 +239,10 @@ class AdamaxParams(DecayParams):
 
 @operation(Kind.OPTIMISER, AdamaxParams, facts={"adaptive"}, usual=(1e-06, 0.2), start=0.002)
 def adamax(rule: Rule, theta: Value, g: Value, p: AdamaxParams) -> Value:
-    """m = b1 m + (1 - b1) g, u = max(b2 u, |g| + eps), theta -= eta m / ((1 - b1^t) u). Source: Kingma and Ba 2014."""
+    """m = b1 m + (1 - b1) g, u = max(b2 u, |g| + eps), theta -= eta m / ((1 - b1^t) u). Source: Kingma and Ba 2014.
+
+    Differs: torch is as here; Keras adds epsilon, 1e-7, to u instead of to |g|.
+    """
     m, u = rule.slot("mean"), rule.slot("largest")
     new_m = m * p.beta1 + g * (1 - p.beta1)
     new_u = apply("maximum", u * p.beta2, apply("absolute", g) + p.eps)
@@ -229,7 +254,10 @@ def adamax(rule: Rule, theta: Value, g: Value, p: AdamaxParams) -> Value:
 
 @operation(Kind.OPTIMISER, AdamParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)
 def amsgrad(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
-    """adam with the largest v so far in place of v, before its correction. Source: Reddi et al. 2018, arXiv:1904.09237."""
+    """adam with the largest v so far in place of v, before its correction. Source: Reddi et al. 2018, arXiv:1904.09237.
+
+    Differs: torch is as here; Keras adds epsilon before the correction, as in its Adam.
+    """
     m, v, top = rule.slot("mean"), rule.slot("mean_square"), rule.slot("largest_square")
     new_m = m * p.beta1 + g * (1 - p.beta1)
     new_v = v * p.beta2 + g * g * (1 - p.beta2)
@@ -249,7 +277,10 @@ class LionParams(DecayParams):
 
 @operation(Kind.OPTIMISER, LionParams, facts={"adaptive"}, usual=(1e-07, 0.02), start=0.0001)
 def lion(rule: Rule, theta: Value, g: Value, p: LionParams) -> Value:
-    """theta -= eta sign(b1 m + (1 - b1) g), m = b2 m + (1 - b2) g. Source: Chen et al. 2023, arXiv:2302.06675."""
+    """theta -= eta sign(b1 m + (1 - b1) g), m = b2 m + (1 - b2) g. Source: Chen et al. 2023, arXiv:2302.06675.
+
+    Differs: Keras's rate is 0.001; torch has no Lion.
+    """
     m = rule.slot("mean")
     rule.update(m, m * p.beta2 + g * (1 - p.beta2))
     return rule.lr * apply("sign", m * p.beta1 + g * (1 - p.beta1))

@@ -26,13 +26,16 @@ def strength(p: PenaltyParams, samples: int | None) -> float:
 
 @operation(Kind.PENALTY, PenaltyParams)
 def l1(w: Value, p: PenaltyParams, samples: int | None) -> Value:
-    """lambda * sum |w|; with scale=1/samples lambda/n * sum |w|."""
+    """lambda * sum |w|; with scale=1/samples lambda/n * sum |w|. Source: Tibshirani 1996."""
     return total(apply("absolute", w)) * strength(p, samples)
 
 
 @operation(Kind.PENALTY, PenaltyParams, facts={"decay"})
 def l2(w: Value, p: PenaltyParams, samples: int | None) -> Value:
-    """lambda/2 * sum w^2; with scale=1/samples lambda/(2n) * sum w^2."""
+    """lambda/2 * sum w^2; with scale=1/samples lambda/(2n) * sum w^2. Source: Hoerl and Kennard 1970.
+
+    Differs: Keras's L2(lambda) is lambda * sum w^2, twice this; torch's weight_decay=lambda has this gradient.
+    """
     return dot(w, w) * (strength(p, samples) / 2)
 
 
@@ -52,7 +55,10 @@ class MaxNormParams(Params):
 
 @operation(Kind.CONSTRAINT, MaxNormParams)
 def max_norm(w: Value, incoming: Incoming, p: MaxNormParams) -> Value:
-    """w * min(1, c / ||w||_2) for the weights w that lead into each unit. Source: Srivastava et al. 2014."""
+    """w * min(1, c / ||w||_2) for the weights w that lead into each unit. Source: Srivastava et al. 2014.
+
+    Differs: Keras's MaxNorm holds along axis 0 unless told otherwise, which for its convolutions is no unit.
+    """
     units = apply("reshape", w, shape=incoming.shape) if incoming.shape else w
     length = root(total(units * units, *incoming.axes, keepdims=True))
     held = units * (constant(p.c, w.dtype) / apply("maximum", length, constant(p.c, w.dtype)))

@@ -43,6 +43,8 @@ def rnn(build: Build, x: Value, p: RnnParams) -> Value:
     """h_t = tanh(W x_t + R h_(t-1) + Wb + Rb), h_0 = 0; or relu. W [1, units, in], R [1, units, units], B [1, 2 units].
 
     Shape: [steps, in] -> [units], or [steps, units] with return_sequences; bidirectional doubles units. Source: Elman 1990.
+
+    Differs: torch and ONNX have two biases as here, Keras has one.
     """
 
     def cell(z: Value, r: Value, states: list[Value]) -> list[Value]:
@@ -57,6 +59,8 @@ def lstm(build: Build, x: Value, p: RecurrentParams) -> Value:
     """i, o, f = sigmoid and g = tanh of W x_t + R h_(t-1) + Wb + Rb; c_t = f c_(t-1) + i g; h_t = o tanh(c_t). Gates lie in the order iofc.
 
     W [1, 4 units, in], R [1, 4 units, units], B [1, 8 units]. Shape as rnn. Source: Hochreiter and Schmidhuber 1997.
+
+    Differs: torch and Keras have the gates in the order i, f, g, o, and Keras one bias, which starts at 1 for the gate f.
     """
 
     def cell(z: Value, r: Value, states: list[Value]) -> list[Value]:
@@ -75,6 +79,9 @@ def gru(build: Build, x: Value, p: RecurrentParams) -> Value:
 
     ONNX's linear_before_reset=1, gates in the order zrh. W [1, 3 units, in], R [1, 3 units, units], B [1, 6 units]. Shape as rnn.
     Source: Cho et al. 2014, arXiv:1406.1078.
+
+    Differs: torch, and Keras with reset_after, have this form too; ONNX's default is linear_before_reset=0, which resets the state before the product.
+    torch has the gates in the order r, z, n; Keras as here.
     """
 
     def cell(z: Value, r: Value, states: list[Value]) -> list[Value]:

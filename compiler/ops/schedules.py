@@ -36,7 +36,10 @@ class ExponentialParams(UnitParams):
 
 @operation(Kind.SCHEDULE, ExponentialParams)
 def exponential(p: ExponentialParams, lr: float, clock: Clock) -> Stage:
-    """eta * decay^e."""
+    """eta * decay^e.
+
+    Differs: torch's ExponentialLR changes at the end of an epoch as here, Keras's ExponentialDecay at every step unless staircase.
+    """
     return Stage(lambda i: lr * p.decay ** p.count(i, clock))
 
 
@@ -146,6 +149,8 @@ def reduce_on_plateau(p: PlateauParams, lr: float, clock: Clock) -> Stage:
     """eta * factor^r, r the number of times that the figure has not become better for more than `patience` epochs.
 
     The trainer counts; the stage itself is constant.
+
+    Differs: torch waits as here; Keras reduces when `patience` epochs have passed, one sooner, and its min_delta is absolute.
     """
     return Stage(lambda i: lr)
 

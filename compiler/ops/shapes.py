@@ -23,7 +23,7 @@ class ReshapeParams(Params):
 
 @operation(Kind.LAYER, ReshapeParams, facts={"shape"})
 def reshape(build: Build, x: Value, p: ReshapeParams) -> Value:
-    """The same elements in the same order under other axes."""
+    """The same elements in the same order under other axes. Shape: [...] -> shape."""
     size, shape = _count(x), p.shape
     known = prod(d for d in shape if d != -1)
     free = shape.count(-1)
@@ -45,7 +45,7 @@ class TransposeParams(Params):
 
 @operation(Kind.LAYER, TransposeParams, facts={"shape"})
 def transpose(build: Build, x: Value, p: TransposeParams) -> Value:
-    """The axes in another order."""
+    """The axes in another order. Shape: the axes of the input in that order."""
     rank = x.type.rank - 1
     if sorted(p.order) != list(range(rank)):
         raise Refusal("E309", at="order", label=f"a sample has {rank} axes", help=f"name each of 0..{rank - 1} once", axis=dims(p.order))
@@ -63,7 +63,7 @@ class SplitParams(Params):
 
 @operation(Kind.LAYER, SplitParams, outputs=lambda p: max(1, p.count), facts={"shape"})
 def split(build: Build, x: Value, p: SplitParams) -> tuple[Value, ...]:
-    """Several tensors, cut from one on an axis: `a, b = x -> split(2)`."""
+    """Several tensors, cut from one on an axis: `a, b = x -> split(2)`. Shape: the input's, but for the axis."""
     rank = x.type.rank - 1
     if not -rank <= p.axis < rank:
         raise Refusal("E309", at="axis", label=f"a sample has {rank} axes", help=f"use an axis from {-rank} to {rank - 1}", axis=p.axis)
@@ -89,7 +89,7 @@ class ConcatParams(Params):
 def concat(build: Build, *tensors: Value, p: ConcatParams) -> Value:
     """The tensors one after another on an axis: of channels for images, the last for everything else.
 
-    All other axes must be equal.
+    All other axes must be equal. Shape: that of the tensors, their lengths on the axis added.
     """
     first = tensors[0]
     rank = first.type.rank - 1

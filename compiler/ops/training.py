@@ -23,7 +23,10 @@ def _shrink(g: Value, norm: Value, limit: float) -> Value:
 
 @operation(Kind.CLIP, NormParams, facts={"flat"})
 def global_norm(gradients: list[Value], p: NormParams) -> list[Value]:
-    """All gradients times min(1, c / norm), norm the root of the sum of all their squares. Source: Pascanu et al. 2013."""
+    """All gradients times min(1, c / norm), norm the root of the sum of all their squares. Source: Pascanu et al. 2013.
+
+    Differs: torch divides by the norm + 1e-6; clipnorm of Keras is `norm`, its global_clipnorm is this one.
+    """
     squares = dot(gradients[0], gradients[0])
     for g in gradients[1:]:
         squares = squares + dot(g, g)
