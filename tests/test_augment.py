@@ -114,3 +114,14 @@ def test_a_plateau_halves_the_rate_after_more_than_patience_epochs(tmp_path: Pat
     (tmp_path / "flat.nn").write_text(PLATEAU)
     result = nnc.train(tmp_path / "flat.nn", out=tmp_path / "run")
     assert [r["lr"] for r in result.history] == pytest.approx([0.1] * 4 + [0.05] * 3 + [0.025] * 3 + [0.02] * 2)
+
+
+def test_a_plateau_counts_relative_improvements(tmp_path: Path) -> None:
+    """The loss falls from 10,000 by some hundreds an epoch, but never by half of its best."""
+    text = PLATEAU.replace("t=[0, 0, 0, 0]", "t=[100, 100, 100, 100]").replace("lr=0.1", "lr=0.01")
+    (tmp_path / "slow.nn").write_text(text.replace("patience=2, least=0.02", "patience=1, min_delta=0.5").replace("epochs = 12", "epochs = 9"))
+    result = nnc.train(tmp_path / "slow.nn", out=tmp_path / "run")
+    assert [r["lr"] for r in result.history] == pytest.approx([0.01] * 3 + [0.005] * 2 + [0.0025] * 2 + [0.00125] * 2)
+    losses = [r["train"]["loss"] for r in result.history]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] > 5000
