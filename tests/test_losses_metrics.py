@@ -242,6 +242,14 @@ def test_the_edges_of_a_loss_are_finite(loss: str, precision: str) -> None:
         assert all(np.isfinite(g).all() for g in slopes.values())
 
 
+def test_an_angle_does_not_depend_on_lengths() -> None:
+    model = nnc.compile(spec("  return output = x -> dense(3, bias=false)", loss="cosine(output, y)")).init(0)
+    model.parameters["output/dense/weight"][...] = np.eye(3)
+    a = np.array([[3.0, 4, 0], [0, 1, 1]])
+    for size in (1e-5, 1.0, 1e5):
+        assert model.loss({"x": a * size, "y": a * [[2.0], [-1]]}) == pytest.approx(1, rel=1e-12), "0 for the first, 2 for the second"
+
+
 @pytest.mark.parametrize("loss", ["hellinger", "kl_divergence"])
 def test_a_distance_of_equal_distributions_is_zero(loss: str) -> None:
     a = np.array([[0.0, 1, 0], [0.2, 0.3, 0.5], [0.5, 0, 0.5]])

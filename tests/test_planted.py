@@ -22,8 +22,6 @@ def test_a_planted_bug_is_noticed(bug: Bug, tmp_path: Path) -> None:
     assert not wrong, wrong
     done = run(tmp_path, bug.selection())
     assert done.returncode == 1, f"pytest {' '.join(bug.selection())} ended with {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-1000:]}"
-    assert "Error" in done.stdout
-    assert "ERROR collecting" not in done.stdout
 
 
 @pytest.mark.parametrize("chosen", [True, False], ids=["chosen", "whole"])

@@ -18,6 +18,7 @@ from nnc.compiler.pipeline import read
 from nnc.runtime import train as training
 from nnc.runtime.executor import Program
 from nnc.runtime.files import read_arrays
+from nnc.runtime.metrics import Evaluator
 from nnc.runtime.model import TrainingFailure
 from nnc.runtime.train import Progress, train
 
@@ -149,6 +150,17 @@ def test_the_training_loss_of_an_epoch_counts_samples(tmp_path: Path) -> None:
     text = TINY.replace("adam(lr=0.05)", "sgd(lr=1e-30)").replace("batch = 2", "batch = 4").replace("epochs = 2", "epochs = 1")
     result = api.train(write(tmp_path / "s.nn", text), out=tmp_path / "run")
     assert result.history[0]["train"]["loss"] == pytest.approx(result.figures["train"]["loss"], rel=1e-6)
+
+
+def test_figures_do_not_depend_on_how_many_rows_are_evaluated_at_a_time(tmp_path: Path) -> None:
+    text = DIGITS.replace("epochs = 6", "epochs = 1").replace("metrics   = [accuracy]", "metrics = [accuracy, top_k(2), f1, auc, perplexity, confusion_matrix]")
+    result = api.train(write(tmp_path / "s.nn", text), out=tmp_path / "run")
+    evaluator = Evaluator.of(result.model)
+    found = [evaluator.figures(result.data.batches("train", size)) for size in (2000, 100, 7)]
+    assert np.sum(found[0].pop("confusion_matrix")) == len(result.data.splits["train"])
+    for other in found[1:]:
+        other.pop("confusion_matrix")
+        assert other == pytest.approx(found[0], rel=1e-5)
 
 
 def test_the_rate_follows_the_schedule(tmp_path: Path) -> None:
