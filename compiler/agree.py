@@ -18,6 +18,7 @@ from .operation import Bound, Kind, Reference, Weighted, find
 from .ops.solvers import MOST_NEWTON
 from .prepare import NotKnownYet, check_feeds, prepare
 from .program import Program
+from .sparse import penalised
 
 
 def check_agreement(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> None:
@@ -90,6 +91,7 @@ def _training(program: Program, section: Section) -> None:
     _ensemble(program, section)
     _parts(program, train)
     _solver(program, train, section)
+    _lazy(program, train)
     if not program.findings.errors and not program.bundles:
         program.findings.add("E509", section.at("groups"), help="leave something to train, or leave out the train section",
                              problem="every parameter is frozen" if train.groups else "the network has no parameters")  # fmt: skip
@@ -224,6 +226,20 @@ def _solver(program: Program, train: TrainParams, section: Section) -> None:
     if optimiser.name == "newton" and size > MOST_NEWTON:
         findings.add("E516", optimiser.span, f"{size:,} parameters: a Hessian of {size * size:,} numbers", optimizer="newton",
                      problem=f"takes at most {MOST_NEWTON:,} parameters", help="use lbfgs or hessian_free")  # fmt: skip
+
+
+def _lazy(program: Program, train: TrainParams) -> None:
+    """Where every element has a gradient, or all are moved together, no row can be left alone."""
+    for p in program.inference.trainable:
+        if not p.lazy or program.frozen(p.name):
+            continue
+        if "solver" in train.optimizer.operation.facts:
+            problem, label = f"is no word for {train.optimizer.name}", "it moves all parameters together"
+        elif penalised(p, train):
+            problem, label = "does not go with a penalty", "the penalty of the train section gives every row a gradient in every step"
+        else:
+            continue
+        program.findings.add("E522", p.span, label, name=p.name, problem=problem, help="leave out lazy, or use weight_decay, which spares rows that rest")
 
 
 def _export(program: Program) -> None:

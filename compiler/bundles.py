@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
@@ -12,12 +12,16 @@ from .lower import Forward, Parameter
 
 @dataclass(frozen=True)
 class Bundle:
-    """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not."""
+    """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not.
+
+    A table that is updated by rows (sparse.py) is a bundle of its own, of its own name, and keeps its shape.
+    """
 
     name: str
     parameters: tuple[Parameter, ...]
     rate: float
     decays: bool
+    sparse: bool = False
 
     @property
     def size(self) -> int:
@@ -36,13 +40,20 @@ class Bundle:
         return starts
 
 
-def bundles(parameters: Sequence[Parameter], rate: Callable[[str], float], frozen: Callable[[str], bool], decay: bool) -> tuple[Bundle, ...]:
-    """Trainable parameters that are not frozen, by rate and, under weight decay, by whether they decay."""
+def bundles(
+    parameters: Sequence[Parameter], rate: Callable[[str], float], frozen: Callable[[str], bool], decay: bool, sparse: Set[str] = frozenset()
+) -> tuple[Bundle, ...]:
+    """Trainable parameters that are not frozen, by rate and, under weight decay, by whether they decay; `sparse` tables after them."""
     grouped: dict[tuple[float, bool], list[Parameter]] = {}
+    tables: list[Bundle] = []
     for p in parameters:
-        if p.trainable and not frozen(p.name):
+        if not p.trainable or frozen(p.name):
+            continue
+        if p.name in sparse:
+            tables.append(Bundle(p.name, (p,), rate(p.name), decay and p.decays, sparse=True))
+        else:
             grouped.setdefault((rate(p.name), decay and p.decays), []).append(p)
-    return tuple(Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items()))
+    return (*(Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items())), *tables)
 
 
 def flat_variable(bundle: Bundle, dtype: str) -> Value:

@@ -390,4 +390,12 @@ CODES: dict[str, Code] = {
         some of them would be another model. `nnc train FILE -o RUN --resume` goes on where it stopped.
         """,
     ),
+    "E522": Code(
+        "lazy=true of `{name}` {problem}",
+        """
+        A lazy embedding is updated in the rows that a batch names, and the others rest. A penalty on its weights gives every
+        row a gradient in every step, and newton, conjugate_gradient and the like move all parameters along one line.
+        Decoupled decay (weight_decay of the optimizer) goes with it: it acts on the rows that are updated.
+        """,
+    ),
 }

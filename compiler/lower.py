@@ -36,6 +36,7 @@ class Parameter:
     penalty: tuple[Weighted, ...] | None
     span: Span
     constraint: tuple[Bound, Incoming] | None = None
+    lazy: bool = False  # updated by rows, also where that is not what a dense update does
 
     @property
     def decays(self) -> bool:
@@ -122,7 +123,8 @@ class LayerBuild:
         penalty = getattr(self.application.bound.params, "penalty", None)
         constraint = getattr(self.application.bound.params, "constraint", None)
         held = (constraint, incoming) if constraint is not None and incoming is not None else None
-        self.forward.parameters[name] = Parameter(name, role, shape, draw, trainable, penalty, self.application.span, held)
+        lazy = getattr(self.application.bound.params, "lazy", False)
+        self.forward.parameters[name] = Parameter(name, role, shape, draw, trainable, penalty, self.application.span, held, lazy)
         value = apply("variable", name=name, type=TensorType(self.dtype, shape))
         self.forward.variables[name] = value
         return value

@@ -30,7 +30,7 @@ class Kind(Enum):
     METRIC = "metric"  # (prediction, target, p) -> Sums
     OPTIMISER = "optimizer"  # (rule, theta, g, p) -> Value, the step to subtract from theta
     SCHEDULE = "schedule"  # (p, lr, clock) -> Stage
-    CLIP = "clipping"  # (gradients, p) -> gradients
+    CLIP = "clipping"  # (gradients, the sum of squares of each, p) -> gradients
     STOP = "stopping rule"
     GOAL = "goal"
     GROUP = "group"

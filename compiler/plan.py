@@ -125,12 +125,9 @@ class Planner:
             safe = (
                 at is not None
                 and at > forward
-                and new.primitive.elementwise
-                and new.op not in _NOT_IN_PLACE
                 and new not in taken
                 and all(reader <= at for reader in readers)
-                # What this step itself reads of the variable must lie at the same place as what it writes.
-                and all(o.type == new.type for o in new.operands if self.root[o].op == "variable" and self.root[o].name == name)
+                and self._writes_over(new, name)
             )
             if safe:
                 self.places[new] = Place("variable", name=name)
@@ -138,6 +135,13 @@ class Planner:
             else:
                 copies.append((name, new))
         return copies
+
+    def _writes_over(self, new: Value, name: str) -> bool:
+        """Whether the kernel may write its result over the variable, as far as it reads it itself."""
+        read = [o for o in new.operands if self.root[o].op == "variable" and self.root[o].name == name]
+        if new.op == "scatter_update":
+            return read == [new.operands[0]] and read[0].op == "variable"
+        return new.primitive.elementwise and new.op not in _NOT_IN_PLACE and all(o.type == new.type for o in read)  # at the same place
 
     def _pack_in_place(self) -> None:
         """Let steps write into the packed array that wants them."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
-from . import bundles, objective, training
+from . import bundles, objective, sparse, training
 from .bundles import Bundle
 from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
@@ -59,7 +59,8 @@ class Program:
     @cached_property
     def bundles(self) -> tuple[Bundle, ...]:
         decay = self.train is not None and self.train.optimizer.params.weight_decay > 0
-        return bundles.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay)
+        by_rows = sparse.tables(self.inference, self.train) if self.train is not None else frozenset()
+        return bundles.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay, by_rows)
 
     def targets(self) -> dict[str, Target]:
         """The types of the loss's targets: the data section's, or a default for free ones."""

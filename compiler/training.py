@@ -1,13 +1,14 @@
 """Clipping and optimiser: from a loss over a forward graph to the graphs that training runs.
 
 evaluation: losses and metrics as sums over a batch, in inference mode. gradients: the objective and its derivative by each
-parameter. step: one update of everything. In the step parameters of equal treatment lie in one flat array (bundles.py).
+parameter. step: one update of everything. In the step parameters of equal treatment lie in one flat array (bundles.py), and large tables are
+updated by rows (sparse.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
@@ -17,10 +18,11 @@ from .experiment import Experiment, TrainParams
 from .ir import Graph, TensorType, Value, apply, constant, origin, substitute
 from .lower import Parameter
 from .objective import MetricTerm, Objective
-from .operation import Clock
+from .operation import Bound, Clock
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
 from .primitives import dot, total
+from .sparse import lookups, row_gradient
 
 
 @dataclass
@@ -59,10 +61,16 @@ def evaluation(objective: Objective, transform: Callable[[list[Value]], list[Val
     return Evaluation(optimised(stabilised(Graph(outputs).map(transform)), inference=True), tuple(metrics), terms)
 
 
-def differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
-    """Loss, objective, and the objective's gradient by each parameter, zero where it does not depend on one."""
+def _goal(objective: Objective) -> tuple[Value, Value]:
+    """Loss and objective, in the forms that are differentiated."""
     loss = objective.loss()
     loss, goal = stabilise([loss, objective.objective(loss)])
+    return loss, goal
+
+
+def differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
+    """Loss, objective, and the objective's gradient by each parameter, zero where it does not depend on one."""
+    loss, goal = _goal(objective)
     variables = [objective.forward.variables[p.name] for p in parameters]
     found = gradients(goal, variables)
     return loss, goal, [g if g is not None else _zeros(v) for g, v in zip(found, variables, strict=True)]
@@ -82,7 +90,7 @@ def gradient_graph(objective: Objective) -> Graph:
 
 @dataclass
 class UpdateRule:
-    """What an optimiser asks for (operation.Rule), for one bundle."""
+    """What an optimiser asks for (operation.Rule), for one bundle; for the rows of the index where it is a table updated by rows."""
 
     lr: Value
     bundle: Bundle
@@ -90,66 +98,136 @@ class UpdateRule:
     slots: dict[str, TensorType]
     updates: dict[str, Value]
     scalars: dict[str, Callable[[int], float]]
+    index: Value | None = None
 
-    def slot(self, name: str) -> Value:
-        full, kind = f"slot/{self.bundle.name}/{name}", TensorType(self.dtype, (self.bundle.size,))
-        self.slots[full] = kind
-        return apply("variable", name=full, type=kind)
+    def current(self, name: str) -> Value:
+        """The bundle's parameters, or a slot of them."""
+        shape = (self.bundle.size,) if self.index is None else self.bundle.parameters[0].shape
+        whole = apply("variable", name=name, type=TensorType(self.dtype, shape))
+        return whole if self.index is None else apply("gather", whole, self.index)
 
     def update(self, slot: Value, new: Value) -> None:
-        self.updates[slot.name] = new
+        if self.index is None:
+            self.updates[slot.name] = new
+        else:
+            (whole, index) = slot.operands
+            self.updates[whole.name] = apply("scatter_update", whole, index, new)
+
+    def slot(self, name: str) -> Value:
+        full = f"slot/{self.bundle.name}/{name}"
+        found = self.current(full)
+        self.slots[full] = found.type if self.index is None else found.operands[0].type
+        return found
 
     def scalar(self, name: str, of_step: Callable[[int], float]) -> Value:
         self.scalars[name] = of_step
         return apply("scalar", name=name, dtype=self.dtype)
 
 
+@dataclass(frozen=True)
+class _Gradient:
+    """The gradient of a bundle, flat or of the rows of an index, and the sum of its squares."""
+
+    bundle: Bundle
+    value: Value
+    square: Value
+    index: Value | None = None
+
+
+def _bundled(objective: Objective, groups: Sequence[Bundle], goal: Value) -> list[_Gradient]:
+    """The clipped gradient of each bundle that the objective depends on; `square` is of the gradient before it was clipped."""
+    forward, clip = objective.forward, objective.params.clip
+    dense = [p for bundle in groups if not bundle.sparse for p in bundle.parameters]
+    variables = [forward.variables[p.name] for p in dense]
+    places = lookups(goal, [forward.variables[bundle.name] for bundle in groups if bundle.sparse])
+    wanted = [*variables, *(place for found in places.values() for place in found)]
+    known = {v: g for v, g in zip(wanted, gradients(goal, wanted), strict=True) if g is not None}
+    with origin("gradients"):
+        each = {p.name: known[v] if v in known else _zeros(v) for p, v in zip(dense, variables, strict=True)}
+        rows = {table.name: row_gradient(found, known) for table, found in places.items()}
+    squares: dict[str, Value] = {}
+    if clip is not None and "flat" not in clip.operation.facts:
+        squares = {name: dot(g, g) for name, g in each.items()}
+        each = dict(zip(each, clip.operation.function(list(each.values()), list(squares.values()), clip.params), strict=True))
+    gradient: list[_Gradient] = []
+    for bundle in groups:
+        with origin("gradients"):
+            row = rows.get(bundle.name)
+            if not bundle.sparse:
+                flat = apply("pack", *(each[p.name] for p in bundle.parameters))
+                gradient.append(_Gradient(bundle, flat, _sum([squares[p.name] for p in bundle.parameters]) if squares else dot(flat, flat)))
+            elif row is not None:
+                gradient.append(_Gradient(bundle, row.rows, row.square, row.index))
+    if clip is None:
+        return gradient
+    chosen = gradient if "flat" in clip.operation.facts else [g for g in gradient if g.bundle.sparse]
+    with origin("clip"):
+        clipped = clip.operation.function([g.value for g in chosen], [g.square for g in chosen], clip.params) if chosen else []
+    values = {g.bundle.name: value for g, value in zip(chosen, clipped, strict=True)}
+    return [replace(g, value=values.get(g.bundle.name, g.value)) for g in gradient]
+
+
+def _sum(values: Sequence[Value]) -> Value:
+    whole = values[0]
+    for value in values[1:]:
+        whole = whole + value
+    return whole
+
+
 def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
-    """Forward, backward, clipping, update. Outputs `loss`, `objective` and `gradient_square`, the sum of all squares of gradients."""
+    """Forward, backward, clipping, update. Outputs `loss`, `objective` and `gradient_square`, the sum of all squares of gradients before they are clipped."""
     train, forward = objective.params, objective.forward
     optimiser = train.optimizer
-    trained = [p for bundle in groups for p in bundle.parameters]
-    loss, goal, found = differentiated(objective, trained)
-    gradient = dict(zip((p.name for p in trained), found, strict=True))
-    clip = train.clip
-    if clip is not None and "flat" not in clip.operation.facts:
-        gradient = dict(zip(gradient, clip.operation.function(list(gradient.values()), clip.params), strict=True))
+    loss, goal = _goal(objective)
+    gradient = _bundled(objective, groups, goal)
     with origin("gradients"):
-        flat = [apply("pack", *(gradient[p.name] for p in bundle.parameters)) for bundle in groups]
-        square = constant(0.0, forward.dtype)
-        for g in flat:
-            square = square + dot(g, g)
-    if clip is not None and "flat" in clip.operation.facts:
-        with origin("clip"):
-            flat = clip.operation.function(flat, clip.params)
+        square = _sum([g.square for g in gradient] or [constant(0.0, forward.dtype)])
     slots: dict[str, TensorType] = {}
     updates: dict[str, Value] = dict(forward.updates)
     scalars: dict[str, Callable[[int], float]] = {}
     outputs = {"loss": loss, "objective": goal, "gradient_square": square}
     lr = apply("scalar", name="lr", dtype=forward.dtype)
     solver = "solver" in optimiser.operation.facts
-    parts = flat_parts(forward, groups)
-    for bundle, g in zip(groups, flat, strict=True):
-        theta = flat_variable(bundle, forward.dtype)
+    for g in gradient:
+        bundle = g.bundle
         if solver:
-            outputs["gradient"] = g
+            outputs["gradient"] = g.value
             for name, shape in optimiser.operation.extra["slots"](bundle.size, optimiser.params).items():
                 slots[f"slot/{bundle.name}/{name}"] = TensorType(forward.dtype, shape)
             continue
         with origin("update"):
-            rule = UpdateRule(lr * bundle.rate, bundle, forward.dtype, slots, updates, scalars)
-            down = optimiser.operation.function(rule, theta, g, optimiser.params)
-            kept = theta
-            if bundle.decays:
-                amount = constant(optimiser.params.weight_decay, forward.dtype)
-                kept = theta * (1.0 - (rule.lr * amount if optimiser.params.decay_form == "scaled" else amount))
-            updates[bundle.name] = kept - down
-    for bundle in groups:
+            rule = UpdateRule(lr * bundle.rate, bundle, forward.dtype, slots, updates, scalars, g.index)
+            theta = rule.current(bundle.name)
+            new = _updated(rule, theta, g.value, optimiser)
+            rule.update(theta, _held_rows(new, bundle) if bundle.sparse else new)
+    dense = [bundle for bundle in groups if not bundle.sparse]
+    for bundle in dense:
         if bundle.constrained:
             with origin("constraint"):
                 updates[bundle.name] = held(updates.get(bundle.name, flat_variable(bundle, forward.dtype)), bundle)
+    parts = flat_parts(forward, dense)
     graph = Graph(outputs, updates).map(stabilise).map(lambda roots: substitute(roots, parts))
     return Step(optimised(graph), tuple(groups), slots, scalars)
+
+
+def _updated(rule: UpdateRule, theta: Value, g: Value, optimiser: Bound) -> Value:
+    """theta after decoupled decay and the optimiser's step."""
+    down: Value = optimiser.operation.function(rule, theta, g, optimiser.params)
+    if rule.bundle.decays:
+        amount = constant(optimiser.params.weight_decay, theta.dtype)
+        theta = theta * (1.0 - (rule.lr * amount if optimiser.params.decay_form == "scaled" else amount))
+    return theta - down
+
+
+def _held_rows(rows: Value, bundle: Bundle) -> Value:
+    """Rows of a table with its constraint, which speaks of each row."""
+    (p,) = bundle.parameters
+    if p.constraint is None:
+        return rows
+    bound, incoming = p.constraint
+    with origin("constraint"):
+        held_rows: Value = bound.operation.function(rows, incoming, bound.params)
+    return held_rows
 
 
 def product_graph(objective: Objective, bundle: Bundle) -> Graph:

@@ -172,6 +172,7 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "log_softmax": lambda value, n: (value.type, *_softmax(value, n)),
     "pick": lambda value, n: (value.operands[1].type,),
     "where": _where,
+    "coalesce": lambda y, n: (y.type, y.type),
 }
 
 

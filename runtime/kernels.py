@@ -328,6 +328,29 @@ def _scatter_add(g: Array, index: Array, out: Array) -> None:
     out.reshape(len(out), -1)[sorted_index[starts]] = np.add.reduceat(rows[order], starts, axis=0)
 
 
+def _coalesce(g: Array, index: Array, out: Array, sorted_rows: Array, sums: Array) -> None:
+    """Sums as in scatter_add, and back to where their rows stood."""
+    if not len(g):
+        return
+    order = index.argsort(kind="stable")
+    sorted_index = index[order]
+    first = np.concatenate(([True], sorted_index[1:] != sorted_index[:-1]))
+    starts = np.flatnonzero(first)
+    if len(starts) == len(g):
+        np.copyto(out, g)
+        return
+    g.take(order, 0, sorted_rows, "clip")
+    np.add.reduceat(sorted_rows, starts, axis=0, out=sums[: len(starts)])
+    sums.take(np.cumsum(first) - 1, 0, sorted_rows, "clip")
+    out[order] = sorted_rows
+
+
+def _scatter_update(table: Array, index: Array, rows: Array, out: Array) -> None:
+    if out is not table:
+        np.copyto(out, table)
+    out[index] = rows
+
+
 KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "negative": _ufunc(np.negative),
     "exp": _ufunc(np.exp),
@@ -382,6 +405,8 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "recurrent": lambda value, n, randomness: recurrent.kernel(value),
     "gather": _gather,
     "scatter_add": _ufunc(_scatter_add),
+    "coalesce": _ufunc(_coalesce),
+    "scatter_update": _ufunc(_scatter_update),
     "bernoulli": _bernoulli,
     "normal": _normal,
 }

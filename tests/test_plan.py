@@ -45,6 +45,20 @@ MODELS = {
 }
 CONSTRAINED = "  h = x -> dense(12, constraint=max_norm(0.5)) -> reshape([4, 3]) -> lstm(2) -> tanh\n  return output = h -> dense(3, bias=false) -> softmax"
 MODELS["max_norm"] = lambda: (nnc.compile(spec(CONSTRAINED, loss="cross_entropy(output, y)", optimizer="adam")).init(1), rows(4))
+LOOKUPS = """
+  a = x -> embedding(50, 2, lazy=true, constraint=max_norm(0.5)) -> flatten
+  return output = concat(a, u -> embedding(40, 3, lazy=true)) -> dense(3) -> softmax"""
+
+
+def lookups(optimizer: str, **keys: Any) -> tuple[Any, dict[str, Any]]:
+    """Tables that are updated by rows; some indices come twice."""
+    text = spec(LOOKUPS, inputs="x: int64[2], u: int64", loss="cross_entropy(output, y)", optimizer=optimizer, **keys)
+    return nnc.compile(text).init(1), {"x": np.array([[1, 2], [2, 2], [49, 0]]), "u": np.array([3, 3, 39]), "y": np.array([0, 1, 2])}
+
+
+MODELS["rows by adam"] = lambda: lookups("adam(weight_decay=0.1)", clip="global_norm(0.5)")
+MODELS["rows by sgd"] = lambda: lookups("sgd(lr=0.1)", groups="[group(a, rate=0.5)]")
+MODELS["rows by rmsprop"] = lambda: lookups("rmsprop(lr=0.01, centered=true, momentum=0.5)", clip="norm(0.5)")
 MODELS |= {f"random {seed}": lambda seed=seed: network(seed)[1:] for seed in range(300, 312)}
 
 

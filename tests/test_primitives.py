@@ -177,6 +177,15 @@ CASES: dict[str, list[Case]] = {
         Case([normal(2, 3, 2), np.array([[2, 2, 0], [1, 2, 2]])], lambda g, i: np.eye(4)[:, i.ravel()] @ g.reshape(6, 2), {"rows": 4}),
         Case([normal(3), np.array([0, 0, 0])], lambda g, i: [g.sum(), 0], {"rows": 2}),
     ],
+    "coalesce": [
+        Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: (i[:, None] == i) @ g),
+        Case([normal(3, 2), np.array([4, 0, 2])], lambda g, i: g),
+        Case([normal(5, 2), np.array([7, 7, 1, 7, 1])], lambda g, i: (i[:, None] == i) @ g),
+    ],
+    "scatter_update": [
+        Case([normal(4, 2), np.array([3, 0]), np.ones((2, 2))], lambda t, i, r: np.stack([r[1], t[1], t[2], r[0]]), slopes=()),
+        Case([normal(3, 2), np.array([1, 1]), np.ones((2, 2))], lambda t, i, r: np.stack([t[0], r[0], t[2]]), slopes=()),
+    ],
     # Training writes it out step by step; test_operations.py compares both with torch.
     "recurrent": [
         Case([normal(2, 3, 2), normal(1, 8, 2), normal(1, 8, 2), normal(1, 16)], None, {"kind": "lstm", "sequences": True}, slopes=(), batched=(0,)),

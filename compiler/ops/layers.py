@@ -135,6 +135,7 @@ def gaussian_noise(build: Build, x: Value, p: GaussianNoiseParams) -> Value:
 class EmbeddingParams(Params):
     vocabulary: int = Field(ge=1, description="number of rows: indices run from 0 to one less")
     size: int = Field(ge=1, description="length of a row")
+    lazy: bool = Field(False, kw_only=True, description="update only rows that the batch names, under every optimizer")
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the rows start; normal(std=0.05) when not given")
     constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each unit's weights after every update")
 
@@ -142,6 +143,11 @@ class EmbeddingParams(Params):
 @operation(Kind.LAYER, EmbeddingParams, facts={"embedding"})
 def embedding(build: Build, x: Value, p: EmbeddingParams) -> Value:
     """The row of the index. Shape: int64 [...] -> [..., size]; weight [vocabulary, size]. Source: Bengio et al. 2003.
+
+    Under sgd and adagrad, without penalty, constraint and weight decay, a step on a large table touches only the rows that the batch names, with the
+    same result. Other optimizers move every row in every step: a velocity or a running mean goes on where the gradient is zero. With lazy=true they leave
+    the other rows and their state as they are, decay and constraint as well (as torch's SparseAdam); a row named after a pause is then updated as if
+    there had been none.
 
     Differs: torch draws rows from N(0, 1), Keras from U(-0.05, 0.05).
     """

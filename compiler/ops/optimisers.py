@@ -33,7 +33,7 @@ class DecayParams(OptimiserParams):
         return self.decay
 
 
-@operation(Kind.OPTIMISER, DecayParams, usual=(1e-05, 10), start=0.1)
+@operation(Kind.OPTIMISER, DecayParams, facts={"sparse"}, usual=(1e-05, 10), start=0.1)
 def sgd(rule: Rule, theta: Value, g: Value, p: DecayParams) -> Value:
     """theta -= eta g. With batch=full it is gradient descent, with batch=1 the stochastic one. Source: Robbins and Monro 1951."""
     return rule.lr * g
@@ -163,7 +163,7 @@ class AdagradParams(DecayParams):
     eps: float = Field(1e-7, gt=0, description="keeps the denominator from zero")
 
 
-@operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive"}, usual=(0.0001, 1), start=0.01)
+@operation(Kind.OPTIMISER, AdagradParams, facts={"adaptive", "sparse"}, usual=(0.0001, 1), start=0.01)
 def adagrad(rule: Rule, theta: Value, g: Value, p: AdagradParams) -> Value:
     """s += g^2, theta -= eta g / (sqrt(s) + eps). Source: Duchi et al. 2011.
 

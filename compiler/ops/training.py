@@ -8,7 +8,6 @@ from pydantic import Field
 
 from ..ir import Value, apply, constant
 from ..operation import Kind, Params, Reference, Refers, operation
-from ..primitives import dot
 
 
 class NormParams(Params):
@@ -22,22 +21,22 @@ def _shrink(g: Value, norm: Value, limit: float) -> Value:
 
 
 @operation(Kind.CLIP, NormParams, facts={"flat"})
-def global_norm(gradients: list[Value], p: NormParams) -> list[Value]:
+def global_norm(gradients: list[Value], squares: list[Value], p: NormParams) -> list[Value]:
     """All gradients times min(1, c / norm), norm the root of the sum of all their squares. Source: Pascanu et al. 2013.
 
     Differs: torch divides by the norm + 1e-6; clipnorm of Keras is `norm`, its global_clipnorm is this one.
     """
-    squares = dot(gradients[0], gradients[0])
-    for g in gradients[1:]:
-        squares = squares + dot(g, g)
-    length = apply("sqrt", squares)
+    whole = squares[0]
+    for square in squares[1:]:
+        whole = whole + square
+    length = apply("sqrt", whole)
     return [_shrink(g, length, p.norm) for g in gradients]
 
 
 @operation(Kind.CLIP, NormParams)
-def norm(gradients: list[Value], p: NormParams) -> list[Value]:
+def norm(gradients: list[Value], squares: list[Value], p: NormParams) -> list[Value]:
     """Each parameter's gradient times min(1, c / its norm)."""
-    return [_shrink(g, apply("sqrt", dot(g, g)), p.norm) for g in gradients]
+    return [_shrink(g, apply("sqrt", square), p.norm) for g, square in zip(gradients, squares, strict=True)]
 
 
 class ValueParams(Params):
@@ -45,7 +44,7 @@ class ValueParams(Params):
 
 
 @operation(Kind.CLIP, ValueParams, facts={"flat"})
-def value(gradients: list[Value], p: ValueParams) -> list[Value]:
+def value(gradients: list[Value], squares: list[Value], p: ValueParams) -> list[Value]:
     """Each element limited to [-c, c]."""
 
     def limited(g: Value) -> Value:
