@@ -43,6 +43,7 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
     check_feeds(program.experiment.network, program.prepared, data, findings, program.dtype)
     _tables(program)
     _augmentations(program)
+    _mixtures(program)
     stratify: Reference | None = getattr(data.split.params, "stratify", None) if data.split is not None else None
     if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
         findings.add("E412", stratify.span, "it holds numbers", name=stratify.name, help="stratify by a data name with classes, such as column(c) -> category")
@@ -60,8 +61,35 @@ def _augmentations(program: Program) -> None:
         for bound in item.steps:
             declared = inputs[item.name]
             if declared.dtype != "float32" or ("image" in bound.operation.facts and len(declared.shape) != 3):
+                wanted = "images, float32[channels, height, width]" if "image" in bound.operation.facts else "inputs of float32"
                 findings.add("E303", bound.span, f"`{item.name}` is {declared.dtype}{dims(declared.shape)}", operation=bound.name,
-                             notes=[Note(declared.span, "declared here")], help="augment images, float32[channels, height, width]")  # fmt: skip
+                             notes=[Note(declared.span, "declared here")], help=f"augment {wanted}")  # fmt: skip
+
+
+def _mixtures(program: Program) -> None:
+    """A mixture is one of whole samples: every input takes part once, all with one share, and indices have no mean."""
+    data, findings = program.experiment.data, program.findings
+    assert data is not None
+    mixing = [(item.name, bound) for item in data.augment for bound in item.steps if "mixing" in bound.operation.facts]
+    if not mixing:
+        return
+    name, first = mixing[0]
+    for i, (other, bound) in enumerate(mixing):
+        if other in (n for n, _ in mixing[:i]):
+            findings.add("E523", bound.span, f"`{other}` is mixed before", problem="comes once", help="keep one of them")
+        elif bound.params != first.params:
+            notes = [Note(first.span, f"of `{name}`")] if first.span is not None else []
+            findings.add("E523", bound.span, f"alpha={bound.params.alpha:g} here", problem="has one alpha", notes=notes,
+                         help=f"write mixup({first.params.alpha:g}) for every input")  # fmt: skip
+    inputs = program.experiment.network.inputs
+    if any(other not in (i.name for i in inputs) for other, _ in mixing):
+        return  # reported, and perhaps one of those that seem to be left out
+    for declared in inputs:
+        if declared.name not in (other for other, _ in mixing):
+            numbers = declared.dtype == "float32"
+            help = f"add `{declared.name} -> mixup({first.params.alpha:g})` to augment" if numbers else "leave mixup out: classes have no value in between"
+            findings.add("E523", first.span, f"`{declared.name}` is {'not mixed' if numbers else declared.dtype}", problem="mixes whole samples", help=help,
+                         notes=[Note(declared.span, "the other input")])  # fmt: skip
 
 
 def _tables(program: Program) -> None:

@@ -398,4 +398,14 @@ CODES: dict[str, Code] = {
         Decoupled decay (weight_decay of the optimizer) goes with it: it acts on the rows that are updated.
         """,
     ),
+    "E523": Code(
+        "mixup {problem}",
+        """
+        mixup replaces each sample of a batch by s times itself and 1 - s times another sample, inputs and targets alike.
+        So every input of the network is mixed, once and with one alpha; an input of int64 holds indices, between which
+        there is nothing.
+
+            augment = [image -> shift(2) -> mixup(0.2), measures -> mixup(0.2)]
+        """,
+    ),
 }

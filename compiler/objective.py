@@ -38,6 +38,10 @@ class MetricTerm:
     facts: frozenset[str] = frozenset()
 
 
+# Inputs of a step that mixes samples: how much of each sample is its own, and the target, or the weight, of its partner
+SHARE, PARTNER = "mixup/share", "mixup/partner/"
+
+
 @dataclass(frozen=True)
 class TermBuild:
     """What a loss asks for (operation.LossBuild), for the term of that index. What it learns is kept with the figures of the data steps."""
@@ -110,10 +114,12 @@ class Objective:
         targets: Mapping[str, Target],
         findings: Findings,
         samples: int | None = None,
+        mixed: bool = False,
     ):
+        """`mixed`: the inputs are mixtures of two samples, and so is what they are compared with."""
         self.network, self.train, self.forward, self.findings, self.samples = network, train, forward, findings, samples
         self.params: TrainParams = train.params
-        self.targets = targets
+        self.targets, self.mixed = targets, mixed
         self.columns = {name: target.column(name) for name, target in targets.items()}
         self.per_sample = self._losses()
 
@@ -136,18 +142,40 @@ class Objective:
             elif output is not None:
                 try:
                     with origin(f"loss/{bound.name}"):
-                        build = TermBuild(self.dtype, target.name, index)
-                        each = bound.operation.function(build, output, self.columns[target.name], bound.params)
-                        each = each if weights is None else each * self._weights(weights, each.dtype)
-                        found.append((term.weight, each, bound.operation.extra.get("batch") == "root"))
+                        found.append((term.weight, self._each(bound, index, output), bound.operation.extra.get("batch") == "root"))
                 except Refusal as refusal:
                     at = bound.spans.get(refusal.at) if isinstance(refusal.at, str) else None
                     self.findings.add_refusal(refusal, at or bound.span)
         return found
 
-    def _weights(self, name: Reference, dtype: str) -> Value:
+    def _each(self, bound: Bound, index: int, output: Value) -> Value:
+        """The loss of each sample in one term, times its weight; of a mixture by its two parts (ops/augmentations.py)."""
+        name, weights = bound.operands[1].name, bound.params.weights
+        build, y = TermBuild(self.dtype, name, index), self.columns[name]
+
+        def loss(y: Column, weight: Value | None) -> Value:
+            each: Value = bound.operation.function(build, output, y, bound.params)
+            return each if weight is None else each * weight
+
+        own = None if weights is None else self._weights(weights, self.columns[weights.name], output.dtype)
+        if not self.mixed:
+            return loss(y, own)
+        share = apply("input", name=SHARE, type=TensorType(self.dtype, (N,)))
+        other = None if weights is None else self._weights(weights, self._partner(weights.name), output.dtype)
+        if name not in self.forward.inputs:  # an input has been mixed already
+            if "numeric" not in bound.operation.facts:
+                return loss(y, own) * share + loss(self._partner(name), other) * (1.0 - share)
+            wide = apply("reshape", share, shape=(N, *(1 for _ in y.dims)))
+            mine, partners = (apply("cast", column.value, dtype=self.dtype) for column in (y, self._partner(name)))
+            y = Column(mine * wide + partners * (1.0 - wide))
+        return loss(y, None if own is None or other is None else own * share + other * (1.0 - share))
+
+    def _partner(self, name: str) -> Column:
+        """What a sample's partner has in this column."""
+        return self.targets[name].column(PARTNER + name)
+
+    def _weights(self, name: Reference, column: Column, dtype: str) -> Value:
         """One number a sample, in the dtype of the losses."""
-        column = self.columns[name.name]
         kind = column.value.type
         if kind.dtype == "string" or column.classes is not None or kind.size(1) != 1:
             held = "classes" if column.classes is not None else f"{kind.dtype}{dims(kind.shape[1:])}"

@@ -73,12 +73,12 @@ class Program:
             found |= objective.free_targets(self.train, self.inference)
         return found
 
-    def objective(self, forward: Forward, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Objective:
+    def objective(self, forward: Forward, targets: Mapping[str, Target] | None = None, samples: int | None = None, mixed: bool = False) -> Objective:
         """The loss over a forward graph; raises SpecError where prediction and target do not fit."""
         assert self.experiment.train is not None
         chosen = self.targets() if targets is None else targets
         findings = Findings(self.experiment.source)  # its own: a batch that does not fit says nothing about the next one
-        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, findings, samples)
+        made = Objective(self.experiment.network, self.experiment.train, forward, chosen, findings, samples, mixed)
         findings.stop_on_errors()
         if samples is None and made.needs_samples():
             findings.add("E506", self.experiment.train.at("penalty"), "how many training samples are there?",
@@ -101,7 +101,7 @@ class Program:
         return training.gradient_graph(self.objective(self.training_forward, targets, samples))
 
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
-        return training.step_graph(self.objective(self.training_forward, targets, samples), self.bundles)
+        return training.step_graph(self.objective(self.training_forward, targets, samples, self.mixes), self.bundles)
 
     def watching(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Watching:
         """What training watches, for everything that is trained."""
@@ -110,7 +110,13 @@ class Program:
 
     def product(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
         """The Hessian-vector product of the objective, for solvers."""
-        return training.product_graph(self.objective(self.training_forward, targets, samples), self.bundles[0])
+        return training.product_graph(self.objective(self.training_forward, targets, samples, self.mixes), self.bundles[0])
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training mixes the samples of a batch."""
+        data = self.experiment.data
+        return data is not None and any("mixing" in bound.operation.facts for item in data.augment for bound in item.steps)
 
     def needs_data(self) -> bool:
         """Whether a model of this program depends on rows: on what a data step or a loss learns, or on how many rows train."""

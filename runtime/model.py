@@ -13,7 +13,7 @@ import numpy as np
 from nnc.compiler import pipeline, training
 from nnc.compiler.diagnostics import Findings, SpecError
 from nnc.compiler.ir import Graph, concrete
-from nnc.compiler.objective import Target, pairs
+from nnc.compiler.objective import PARTNER, SHARE, Target, pairs
 from nnc.compiler.schema import ColumnSchema, Schema
 from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
@@ -256,12 +256,15 @@ class Model:
         return float(found["objective"]), by_name
 
     def step(self, batch: Mapping[str, Any]) -> float:
-        """One update of parameters and running statistics; the objective before it."""
+        """One update of parameters and running statistics; the objective before it. The batch is taken as it is: nothing augments it."""
         checked = self._checked(batch, targets=True)
         self._fresh(checked)
         program = self.step_program(len(next(iter(checked.values()))))
         for name, array in program.inputs.items():
-            np.copyto(array, checked[name], casting="unsafe")
+            if name == SHARE:
+                array.fill(1)
+            else:
+                np.copyto(array, checked[name.removeprefix(PARTNER)], casting="unsafe")
         with np.errstate(all="ignore"):
             return self.advance(program)
 

@@ -169,7 +169,7 @@ class Trainer:
                 n = len(chosen)
                 if n not in programs:
                     program = model.step_program(n)
-                    programs[n] = program, [(self.data.arrays[name], array) for name, array in program.inputs.items()]
+                    programs[n] = program, [(self.data.arrays[name], array) for name, array in program.inputs.items() if name in self.data.arrays]
                 program, feeds = programs[n]
                 for source, target in feeds:
                     source.take(chosen, 0, target, "clip")

@@ -122,7 +122,7 @@ RUNTIME = {
     "data.delimited": "data.decimals nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
     "data.sources": "data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
-    "data.augment": "kernels nnc.compiler.experiment",
+    "data.augment": "kernels nnc.compiler.experiment nnc.compiler.objective",
     "data.balance": "kernels",
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
     "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "

@@ -1,4 +1,4 @@
-"""Augmentations: random changes of images in training batches, drawn anew in every step. runtime/data/augment.py runs them.
+"""Augmentations: random changes of training batches, drawn anew in every step. runtime/data/augment.py runs them.
 
 Images are [channels, height, width]; what comes from outside the image is 0, values between pixels are bilinear.
 """
@@ -76,3 +76,17 @@ class CutoutParams(Params):
 @operation(Kind.AUGMENTATION, CutoutParams, facts={"image"})
 def cutout(p: CutoutParams) -> None:
     """0 in a square around a random pixel. Source: DeVries and Taylor 2017, arXiv:1708.04552."""
+
+
+class MixupParams(Params):
+    alpha: float = Field(0.2, gt=0, description="of Beta(alpha, alpha): small values leave most batches nearly as they are, 1 mixes evenly")
+
+
+@operation(Kind.AUGMENTATION, MixupParams, facts={"mixing"})
+def mixup(p: MixupParams) -> None:
+    """s x_i + (1 - s) x_j, one share s ~ Beta(alpha, alpha) a batch and the batch in a random order as its partners j.
+
+    Every input of the network is mixed with the same s and j, and so is what the loss compares with: a loss of numbers sees s y_i + (1 - s) y_j, weighted
+    by s w_i + (1 - s) w_j; one of classes becomes s w_i loss(y_i) + (1 - s) w_j loss(y_j), which for cross-entropy is that of the mixed distributions.
+    The train loss of an epoch is of the mixed batches; every other figure is of rows as they are. Source: Zhang et al. 2018, arXiv:1710.09412.
+    """

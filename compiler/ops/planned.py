@@ -9,7 +9,7 @@ PLANNED: dict[Kind, frozenset[str]] = {
     Kind.SOURCE: frozenset(),
     Kind.STEP: frozenset(),
     Kind.SPLIT: frozenset(),
-    Kind.AUGMENTATION: frozenset(("mixup",)),
+    Kind.AUGMENTATION: frozenset(),
     Kind.QUANTISATION: frozenset(("int8", "float16")),
 }
 

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.experiment import Augmentation
+from nnc.compiler.objective import PARTNER, SHARE
 from nnc.runtime.kernels import generator
 
 Array = np.ndarray[Any, Any]
+MIXING = "augment/mixup"  # one stream for all inputs
 
 
 def _sampled(images: Array, rows: Array, columns: Array) -> Array:
@@ -97,6 +99,17 @@ def _cutout(images: Array, random: np.random.Generator, p: Any) -> Array:
     return np.where((rows[:, :, None] & columns[:, None, :])[:, None], 0, images).astype(images.dtype)
 
 
+def _share(random: np.random.Generator, samples: int, p: Any) -> tuple[float, Array]:
+    """How much of each sample is its own, and who its partner is."""
+    return float(random.beta(p.alpha, p.alpha)), random.permutation(samples)
+
+
+def _mixup(values: Array, random: np.random.Generator, p: Any) -> Array:
+    share, partners = _share(random, len(values), p)
+    found: Array = share * values + (1 - share) * values[partners]
+    return found
+
+
 AUGMENTATIONS: dict[str, Callable[[Array, np.random.Generator, Any], Array]] = {
     "shift": _shift,
     "rotate": _rotate,
@@ -105,17 +118,30 @@ AUGMENTATIONS: dict[str, Callable[[Array, np.random.Generator, Any], Array]] = {
     "elastic": _elastic,
     "noise": _noise,
     "cutout": _cutout,
+    "mixup": _mixup,
 }
 
 
 def augment(batch: dict[str, Array], items: Sequence[Augmentation], seed: int, step: int) -> None:
-    """Change the arrays of a batch in place, items in turn."""
+    """Change the arrays of a batch in place, items in turn. What mixes does it alike for all inputs, and fills what the step asks of partners."""
     for place, item in enumerate(items):
         array = batch.get(item.name)
         if array is None:
             continue
         changed = array
         for i, bound in enumerate(item.steps):
-            random = generator(seed, f"augment/{place}/{i}", step)
-            changed = AUGMENTATIONS[bound.name](changed, random, bound.params)
+            mixing = "mixing" in bound.operation.facts
+            stream = MIXING if mixing else f"augment/{place}/{i}"
+            changed = AUGMENTATIONS[bound.name](changed, generator(seed, stream, step), bound.params)
+            if mixing:
+                _pair(batch, *_share(generator(seed, stream, step), len(array), bound.params))
         array[...] = changed
+
+
+def _pair(batch: dict[str, Array], share: float, partners: Array) -> None:
+    """What a step that mixes takes beside the mixed inputs."""
+    for name, array in batch.items():
+        if name == SHARE:
+            array.fill(share)
+        elif name.startswith(PARTNER):
+            batch[name.removeprefix(PARTNER)].take(partners, 0, array, "clip")
