@@ -14,7 +14,7 @@ from .lower import Forward, Parameter
 class Bundle:
     """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not.
 
-    A table that is updated by rows (sparse.py) is a bundle of its own, of its own name, and keeps its shape.
+    A table that is updated by rows (sparse.py) is a bundle of its own, and the step sees it in its own shape.
     """
 
     name: str
@@ -45,15 +45,17 @@ def bundles(
 ) -> tuple[Bundle, ...]:
     """Trainable parameters that are not frozen, by rate and, under weight decay, by whether they decay; `sparse` tables after them."""
     grouped: dict[tuple[float, bool], list[Parameter]] = {}
-    tables: list[Bundle] = []
+    tables: list[Parameter] = []
     for p in parameters:
         if not p.trainable or frozen(p.name):
             continue
         if p.name in sparse:
-            tables.append(Bundle(p.name, (p,), rate(p.name), decay and p.decays, sparse=True))
+            tables.append(p)
         else:
             grouped.setdefault((rate(p.name), decay and p.decays), []).append(p)
-    return (*(Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items())), *tables)
+    flat = [Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items())]
+    by_rows = [Bundle(f"theta{i}", (p,), rate(p.name), decay and p.decays, sparse=True) for i, p in enumerate(tables, len(flat))]
+    return (*flat, *by_rows)
 
 
 def flat_variable(bundle: Bundle, dtype: str) -> Value:

@@ -100,7 +100,10 @@ class UpdateRule:
     scalars: dict[str, Callable[[int], float]]
     index: Value | None = None
 
-    def current(self, name: str) -> Value:
+    def theta(self) -> Value:
+        return self._current(self.bundle.name if self.index is None else self.bundle.parameters[0].name)
+
+    def _current(self, name: str) -> Value:
         """The bundle's parameters, or a slot of them."""
         shape = (self.bundle.size,) if self.index is None else self.bundle.parameters[0].shape
         whole = apply("variable", name=name, type=TensorType(self.dtype, shape))
@@ -115,7 +118,7 @@ class UpdateRule:
 
     def slot(self, name: str) -> Value:
         full = f"slot/{self.bundle.name}/{name}"
-        found = self.current(full)
+        found = self._current(full)
         self.slots[full] = found.type if self.index is None else found.operands[0].type
         return found
 
@@ -139,12 +142,13 @@ def _bundled(objective: Objective, groups: Sequence[Bundle], goal: Value) -> lis
     forward, clip = objective.forward, objective.params.clip
     dense = [p for bundle in groups if not bundle.sparse for p in bundle.parameters]
     variables = [forward.variables[p.name] for p in dense]
-    places = lookups(goal, [forward.variables[bundle.name] for bundle in groups if bundle.sparse])
+    tables = {bundle.name: forward.variables[bundle.parameters[0].name] for bundle in groups if bundle.sparse}
+    places = lookups(goal, [*tables.values()])
     wanted = [*variables, *(place for found in places.values() for place in found)]
     known = {v: g for v, g in zip(wanted, gradients(goal, wanted), strict=True) if g is not None}
     with origin("gradients"):
         each = {p.name: known[v] if v in known else _zeros(v) for p, v in zip(dense, variables, strict=True)}
-        rows = {table.name: row_gradient(found, known) for table, found in places.items()}
+        rows = {name: row_gradient(places[table], known) for name, table in tables.items()}
     squares: dict[str, Value] = {}
     if clip is not None and "flat" not in clip.operation.facts:
         squares = {name: dot(g, g) for name, g in each.items()}
@@ -197,7 +201,7 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
             continue
         with origin("update"):
             rule = UpdateRule(lr * bundle.rate, bundle, forward.dtype, slots, updates, scalars, g.index)
-            theta = rule.current(bundle.name)
+            theta = rule.theta()
             new = _updated(rule, theta, g.value, optimiser)
             rule.update(theta, _held_rows(new, bundle) if bundle.sparse else new)
     dense = [bundle for bundle in groups if not bundle.sparse]

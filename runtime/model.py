@@ -92,11 +92,9 @@ class Model:
     # Storage
 
     def _allocate(self) -> None:
-        """Trained parameters as views of one flat array a bundle; everything else, and a table updated by rows, in arrays of its own."""
+        """Trained parameters as views of one flat array a bundle; everything else in arrays of its own."""
         dtype = self.program.dtype
         for bundle in self.program.bundles:
-            if bundle.sparse:
-                continue
             flat = self.variables[bundle.name] = np.zeros(bundle.size, dtype)
             for p, start in zip(bundle.parameters, bundle.starts(), strict=True):
                 self.variables[p.name] = flat[start : start + prod(p.shape)].reshape(p.shape)
@@ -109,7 +107,7 @@ class Model:
 
     def state(self) -> dict[str, Array]:
         """Everything that training changes, by name: parameters, running statistics and the optimiser's slots."""
-        flat = {b.name for b in self.program.bundles if not b.sparse} | {"direction"}
+        flat = {b.name for b in self.program.bundles} | {"direction"}
         return {name: array for name, array in self.variables.items() if name not in flat}
 
     def slots(self) -> None:
