@@ -105,8 +105,7 @@ class Program:
 
     def watching(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Watching:
         """What training watches, for everything that is trained."""
-        trained = [p for bundle in self.bundles for p in bundle.parameters]
-        return watching_graph(self.objective(self.training_forward, targets, samples), trained)
+        return watching_graph(self.objective(self.training_forward, targets, samples), self.bundles)
 
     def product(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Graph:
         """The Hessian-vector product of the objective, for solvers."""

@@ -22,7 +22,7 @@ from .operation import Bound, Clock
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
 from .primitives import dot, total
-from .sparse import lookups, row_gradient
+from .sparse import RowGradient, lookups, row_gradient
 
 
 @dataclass
@@ -68,7 +68,7 @@ def _goal(objective: Objective) -> tuple[Value, Value]:
     return loss, goal
 
 
-def differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
+def _differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
     """Loss, objective, and the objective's gradient by each parameter, zero where it does not depend on one."""
     loss, goal = _goal(objective)
     variables = [objective.forward.variables[p.name] for p in parameters]
@@ -83,7 +83,7 @@ def _zeros(like: Value) -> Value:
 def gradient_graph(objective: Objective) -> Graph:
     """Outputs `objective`, and `gradient/<name>` for every parameter, running statistics included (theirs are zero in training)."""
     parameters = list(objective.forward.parameters.values())
-    _, goal, found = differentiated(objective, parameters)
+    _, goal, found = _differentiated(objective, parameters)
     outputs = {"objective": goal} | {f"gradient/{p.name}": g for p, g in zip(parameters, found, strict=True)}
     return optimised(Graph(outputs))
 
@@ -137,18 +137,32 @@ class _Gradient:
     index: Value | None = None
 
 
-def _bundled(objective: Objective, groups: Sequence[Bundle], goal: Value) -> list[_Gradient]:
-    """The clipped gradient of each bundle that the objective depends on; `square` is of the gradient before it was clipped."""
-    forward, clip = objective.forward, objective.params.clip
+def _by_parameter(objective: Objective, groups: Sequence[Bundle], goal: Value) -> tuple[dict[str, Value], dict[str, RowGradient | None]]:
+    """The gradient by each parameter of a flat bundle, zero where the objective does not depend on it, and by each table that is updated by rows."""
+    forward = objective.forward
     dense = [p for bundle in groups if not bundle.sparse for p in bundle.parameters]
     variables = [forward.variables[p.name] for p in dense]
-    tables = {bundle.name: forward.variables[bundle.parameters[0].name] for bundle in groups if bundle.sparse}
+    tables = {p.name: forward.variables[p.name] for bundle in groups if bundle.sparse for p in bundle.parameters}
     places = lookups(goal, [*tables.values()])
     wanted = [*variables, *(place for found in places.values() for place in found)]
     known = {v: g for v, g in zip(wanted, gradients(goal, wanted), strict=True) if g is not None}
     with origin("gradients"):
         each = {p.name: known[v] if v in known else _zeros(v) for p, v in zip(dense, variables, strict=True)}
-        rows = {name: row_gradient(places[table], known) for name, table in tables.items()}
+        return each, {name: row_gradient(places[table], known) for name, table in tables.items()}
+
+
+def gradient_squares(objective: Objective, groups: Sequence[Bundle]) -> dict[str, Value]:
+    """The sum of the squares of the objective's gradient by each parameter that is trained."""
+    _, goal = _goal(objective)
+    each, rows = _by_parameter(objective, groups, goal)
+    by_rows = {name: constant(0.0, goal.dtype) if row is None else row.square for name, row in rows.items()}
+    return {name: dot(g, g) for name, g in each.items()} | by_rows
+
+
+def _bundled(objective: Objective, groups: Sequence[Bundle], goal: Value) -> list[_Gradient]:
+    """The clipped gradient of each bundle that the objective depends on; `square` is of the gradient before it was clipped."""
+    clip = objective.params.clip
+    each, rows = _by_parameter(objective, groups, goal)
     squares: dict[str, Value] = {}
     if clip is not None and "flat" not in clip.operation.facts:
         squares = {name: dot(g, g) for name, g in each.items()}
@@ -156,7 +170,7 @@ def _bundled(objective: Objective, groups: Sequence[Bundle], goal: Value) -> lis
     gradient: list[_Gradient] = []
     for bundle in groups:
         with origin("gradients"):
-            row = rows.get(bundle.name)
+            row = rows.get(bundle.parameters[0].name)
             if not bundle.sparse:
                 flat = apply("pack", *(each[p.name] for p in bundle.parameters))
                 gradient.append(_Gradient(bundle, flat, _sum([squares[p.name] for p in bundle.parameters]) if squares else dot(flat, flat)))
@@ -237,7 +251,7 @@ def _held_rows(rows: Value, bundle: Bundle) -> Value:
 def product_graph(objective: Objective, bundle: Bundle) -> Graph:
     """Output `product`: the Hessian of the objective times the variable `direction`, by differentiating gradient . direction."""
     forward = objective.forward
-    _, _, found = differentiated(objective, bundle.parameters)
+    _, _, found = _differentiated(objective, bundle.parameters)
     direction = apply("variable", name="direction", type=TensorType(forward.dtype, (bundle.size,)))
     along = constant(0.0, forward.dtype)
     for g, p, start in zip(found, bundle.parameters, bundle.starts(), strict=True):

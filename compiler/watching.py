@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from .bundles import Bundle
 from .experiment import Application, Network, Ref
 from .ir import Graph, Value, apply, origin
 from .lower import Parameter
@@ -17,8 +18,8 @@ from .objective import Objective
 from .ops.channels import other_axes
 from .passes import optimised
 from .passes.stable import stabilise
-from .primitives import dot, total
-from .training import differentiated
+from .primitives import total
+from .training import gradient_squares
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,15 @@ def by_layer(parameters: Sequence[Parameter]) -> dict[str, tuple[Parameter, ...]
     return found
 
 
-def watching_graph(objective: Objective, trained: Sequence[Parameter]) -> Watching:
+def watching_graph(objective: Objective, groups: Sequence[Bundle]) -> Watching:
     """Gradients of the objective by each layer that is trained, and how the activations inside the network stand."""
-    layers = by_layer(trained)
+    layers = by_layer([p for bundle in groups for p in bundle.parameters])
     outputs: dict[str, Value] = {}
-    _, _, found = differentiated(objective, trained)
-    gradient = dict(zip((p.name for p in trained), found, strict=True))
+    squares = gradient_squares(objective, groups)
     with origin("watch"):
         for layer, parameters in layers.items():
-            squares = [dot(gradient[p.name], gradient[p.name]) for p in parameters]
-            outputs[f"gradient/{layer}"] = sum(squares[1:], squares[0])
+            first, *rest = (squares[p.name] for p in parameters)
+            outputs[f"gradient/{layer}"] = sum(rest, first)
         flat = {}
         for name, application, a in _hidden(objective):
             extra, p = application.bound.operation.extra, application.bound.params

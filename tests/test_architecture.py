@@ -86,7 +86,7 @@ COMPILER = {
     "objective": "diagnostics ir primitives operation experiment lower",
     "sparse": "ir experiment lower primitives",
     "training": "ir primitives autodiff passes passes.stable operation experiment lower bundles objective sparse",
-    "watching": "ir ops.channels passes passes.stable primitives experiment lower objective training",
+    "watching": "ir ops.channels passes passes.stable primitives experiment lower bundles objective training",
     "program": "diagnostics ir passes plan experiment lower prepare bundles objective sparse training watching",
     "agree": "diagnostics ir operation ops.solvers experiment prepare objective sparse program",
     "cost": "ir experiment program",

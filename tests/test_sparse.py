@@ -15,6 +15,7 @@ import nnc
 from nnc.compiler import sparse
 from nnc.compiler.ir import concrete
 from nnc.compiler.plan import plan
+from nnc.runtime.executor import Executor
 from nnc.runtime.train import Interrupted, Progress, train
 
 Array = np.ndarray[Any, Any]
@@ -191,6 +192,17 @@ def test_a_step_makes_no_array_of_the_tables_size(optimizer: str) -> None:
     assert made.arena_bytes < 100_000
     tables = 1 + sum(kind.shape == (rows, size) for kind in step.slots.values())
     assert tables * rows * size * 4 < program.training_bytes(n) < tables * rows * size * 4 + 200_000
+
+
+def test_watching_a_table_makes_no_array_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, rows = (made(monkeypatch, "sgd(lr=0.1)", by_rows=by_rows) for by_rows in (False, True))
+    found = []
+    for model in (dense, rows):
+        graph = model.program.watching().graph
+        found.append({name: float(array) for name, array in Executor(graph, model.known, model.randomness, model.arena).run(batch(5, 1)).items()
+                      if name.startswith("gradient/")})  # fmt: skip
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    assert all(ROWS not in v.shape for v in rows.program.watching().graph.order() if v.op != "variable")
 
 
 def test_an_index_outside_the_table_changes_nothing() -> None:
