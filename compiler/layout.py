@@ -50,6 +50,10 @@ def _is_image(value: Value, orders: dict[Value, Order | None]) -> bool:
     return any(orders[o] == CHANNELS_LAST and (o.shape == value.shape or value.op in _FOLLOWERS) for o in value.operands)
 
 
+def _is_outermost(axis: int, order: Order, shape: Shape) -> bool:
+    return next(a for a in order if shape[a] != 1 or a == axis) == axis
+
+
 def _of_view(value: Value, order: Order | None) -> Order | None:
     source = value.operands[0]
     match value.op:
@@ -59,6 +63,8 @@ def _of_view(value: Value, order: Order | None) -> Order | None:
         case "reshape" | "part":
             return tuple(range(value.type.rank))
         case "surrogate":
+            return order
+        case "slice" if order is not None and _is_outermost(value.attributes["axis"], order, source.shape):
             return order
         case _:
             return order if value.shape == source.shape else None

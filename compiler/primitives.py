@@ -139,6 +139,22 @@ def _recurrent(x: TensorType, w: TensorType, r: TensorType, b: TensorType, kind:
     return x.with_shape((n, steps, width) if sequences else (n, width))
 
 
+# Gates and kept blocks of each recurrence. Kept are first the state h, then what the gradient needs: lstm c, g, i, o, f, tanh(c);
+# gru the update and reset gates, the new state, and R_h h + Rb_h.
+RECURRENCES = {"rnn_tanh": (1, 1), "rnn_relu": (1, 1), "lstm": (4, 7), "gru": (3, 5)}
+
+
+def _recurrence(z: TensorType, r: TensorType, *b: TensorType, kind: str, reverse: bool) -> TensorType:
+    steps, n, width = z.shape
+    assert r.shape == (width, width // RECURRENCES[kind][0])  # type: ignore[operator]
+    assert len(b) == (kind == "gru")
+    return z.with_shape((RECURRENCES[kind][1], steps, n, r.shape[1]))
+
+
+def _recurrence_cotangents(g: TensorType, cells: TensorType, r: TensorType, kind: str, reverse: bool) -> TensorType:
+    return g.with_shape((2 if kind == "gru" else 1, *g.shape[:2], r.shape[0]))
+
+
 def _pack(*operands: TensorType) -> TensorType:
     sizes = [elements(o.shape) for o in operands]
     assert all(power == 0 for _, power in sizes)
@@ -246,6 +262,32 @@ def _conv2d_weight_gradient(gg: Value, y: Value, x: Value, g: Value) -> tuple[Va
         apply("conv2d_input_gradient", g, gg, size=x.shape[2:], **settings),
         apply("conv2d", x, gg, **settings),
     )
+
+
+def states(cells: Value) -> Value:
+    """The states [steps, N, units] of a recurrence: nothing else of its result is for others to read."""
+    return apply("reshape", apply("slice", cells, axis=0, start=0, stop=1), shape=cells.shape[1:])
+
+
+def _recurrence_gradient(g: Value, y: Value, z: Value, r: Value, *b: Value) -> tuple[Value | None, ...]:
+    """Back through the steps for the cotangents of what W x_t and R h_(t-1) gave; the weights' gradients are then single products."""
+    found = apply("recurrence_gradient", states(g), y, r, **y.attributes)
+    steps, n, width = z.shape
+    of_input, of_state = (apply("reshape", apply("slice", found, axis=0, start=i, stop=i + 1), shape=z.shape) for i in (0, found.shape[0] - 1))  # type: ignore[operator]
+    by_bias = (apply("slice", total(of_state, 0, 1), axis=0, start=width - r.shape[1], stop=width),) if b else ()  # type: ignore[operator]
+    if steps == 1:  # h_0 is 0
+        return of_input, None, *by_bias
+    assert isinstance(steps, int)
+    assert isinstance(n, Batch)
+    early, late = (0, steps - 1), (1, steps)
+    before, after = (late, early) if y.attributes["reverse"] else (early, late)
+
+    def rows(x: Value, part: tuple[int, int]) -> Value:
+        some = apply("slice", x, axis=0, start=part[0], stop=part[1])
+        return apply("reshape", some, shape=(Batch(n.factor * (steps - 1)), x.shape[2]))
+
+    by_r = apply("matmul", rows(of_state, after), rows(states(y), before), transpose_a=True, transpose_b=False)
+    return of_input, by_r, *by_bias
 
 
 def _concat_gradient(g: Value, y: Value, *operands: Value) -> tuple[Value | None, ...]:
@@ -374,8 +416,13 @@ _define("scatter_update", lambda table, index, rows: table)
 # The position of each element among `keys`, or `default`; keys are strings, integers or floats.
 _define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))
 
-# A recurrent layer as a whole, for inference: ops/recurrent.py writes it out where a gradient is wanted.
+# A recurrent layer as a whole, for inference.
 _define("recurrent", _recurrent)
+# Its steps in training, from the projected inputs z [steps, N, gates units] and R (and Rb_h of a gru). The first gives the states and what the
+# gradient needs of each step, as blocks; the second walks back. It has no gradient of its own: passes/unroll.py writes a
+# recurrence out where a second derivative is wanted.
+_define("recurrence", _recurrence, _recurrence_gradient)
+_define("recurrence_gradient", _recurrence_cotangents)
 
 # Standard normal, and 1 with the given probability, else 0: from (seed, stream, step); the operand only gives the shape.
 _define("normal", lambda x, stream: x, lambda g, y, x: (None,))

@@ -21,6 +21,7 @@ from .objective import MetricTerm, Objective
 from .operation import Bound, Clock
 from .passes import optimised, stabilised
 from .passes.stable import stabilise
+from .passes.unroll import unroll
 from .primitives import dot, total
 from .sparse import RowGradient, lookups, row_gradient
 
@@ -61,16 +62,18 @@ def evaluation(objective: Objective, transform: Callable[[list[Value]], list[Val
     return Evaluation(optimised(stabilised(Graph(outputs).map(transform)), inference=True), tuple(metrics), terms)
 
 
-def _goal(objective: Objective) -> tuple[Value, Value]:
-    """Loss and objective, in the forms that are differentiated."""
+def _goal(objective: Objective, *, again: bool = False) -> tuple[Value, Value]:
+    """Loss and objective, in the forms that are differentiated; `again`: the gradients are to be differentiated themselves."""
     loss = objective.loss()
     loss, goal = stabilise([loss, objective.objective(loss)])
+    if again:
+        loss, goal = unroll([loss, goal])
     return loss, goal
 
 
-def _differentiated(objective: Objective, parameters: Sequence[Parameter]) -> tuple[Value, Value, list[Value]]:
+def _differentiated(objective: Objective, parameters: Sequence[Parameter], *, again: bool = False) -> tuple[Value, Value, list[Value]]:
     """Loss, objective, and the objective's gradient by each parameter, zero where it does not depend on one."""
-    loss, goal = _goal(objective)
+    loss, goal = _goal(objective, again=again)
     variables = [objective.forward.variables[p.name] for p in parameters]
     found = gradients(goal, variables)
     return loss, goal, [g if g is not None else _zeros(v) for g, v in zip(found, variables, strict=True)]
@@ -251,7 +254,7 @@ def _held_rows(rows: Value, bundle: Bundle) -> Value:
 def product_graph(objective: Objective, bundle: Bundle) -> Graph:
     """Output `product`: the Hessian of the objective times the variable `direction`, by differentiating gradient . direction."""
     forward = objective.forward
-    _, _, found = _differentiated(objective, bundle.parameters)
+    _, _, found = _differentiated(objective, bundle.parameters, again=True)
     direction = apply("variable", name="direction", type=TensorType(forward.dtype, (bundle.size,)))
     along = constant(0.0, forward.dtype)
     for g, p, start in zip(found, bundle.parameters, bundle.starts(), strict=True):

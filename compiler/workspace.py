@@ -159,6 +159,21 @@ def _where(value: Value, n: int) -> tuple[TensorType, ...]:
     return (kind,) if is_zero(value.operands[2]) else (kind, kind)
 
 
+def _recurrence(value: Value, n: int) -> tuple[TensorType, ...]:
+    """What R h gives in a step, and one array of a state."""
+    z, r = value.operands[:2]
+    _, samples, width = concrete(z.shape, n)
+    return TensorType(value.dtype, (samples, width)), TensorType(value.dtype, (samples, *r.shape[1:]))
+
+
+def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
+    """Three arrays of a state, and for an lstm one of all steps."""
+    steps, samples, units = concrete(value.operands[0].shape, n)
+    state = TensorType(value.dtype, (samples, units))
+    whole = TensorType(value.dtype, (steps, samples, units))
+    return (state, state, state, whole) if value.attributes["kind"] == "lstm" else (state, state)
+
+
 WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "conv2d": _conv2d,
     "conv2d_weight_gradient": _conv2d_weight_gradient,
@@ -173,6 +188,8 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "pick": lambda value, n: (value.operands[1].type,),
     "where": _where,
     "coalesce": lambda y, n: (y.type, y.type),
+    "recurrence": _recurrence,
+    "recurrence_gradient": _recurrence_gradient,
 }
 
 

@@ -17,9 +17,9 @@ from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
 from nnc.compiler.workspace import INTEGER_OF, is_zero
 
-from . import convolution, pooling, recurrent
+from . import convolution, pooling, recurrence, recurrent
 from .convolution import last, over_places
-from .special import erf
+from .special import erf, sigmoid
 
 Array = convolution.Array
 Kernel = convolution.Kernel
@@ -63,14 +63,6 @@ def generator(seed: int, name: str, step: int = 0) -> np.random.Generator:
 
 def _ufunc(function: Kernel) -> Callable[[Value, int, Randomness], Kernel]:
     return lambda value, n, randomness: function
-
-
-def _sigmoid(x: Array, out: Array) -> None:
-    """1 / (1 + e^-x): an overflow of e^-x gives the right limit, 0."""
-    np.negative(x, out)
-    np.exp(out, out)
-    np.add(out, 1.0, out)
-    np.reciprocal(out, out)
 
 
 def _softplus(x: Array, out: Array) -> None:
@@ -359,7 +351,7 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "expm1": _ufunc(np.expm1),
     "sqrt": _ufunc(np.sqrt),
     "tanh": _ufunc(np.tanh),
-    "sigmoid": _ufunc(_sigmoid),
+    "sigmoid": _ufunc(sigmoid),
     "softplus": _ufunc(_softplus),
     "erf": _ufunc(erf),
     "absolute": _ufunc(np.absolute),
@@ -403,6 +395,8 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "pick": _pick,
     "lookup": _lookup,
     "recurrent": lambda value, n, randomness: recurrent.kernel(value),
+    "recurrence": recurrence.recurrence,
+    "recurrence_gradient": recurrence.recurrence_gradient,
     "gather": _gather,
     "scatter_add": _ufunc(_scatter_add),
     "coalesce": _ufunc(_coalesce),

@@ -338,7 +338,7 @@ def test_networks_have_second_derivatives(body: str, loss: str) -> None:
 
 
 @pytest.mark.parametrize(("layer", "shape"), RECURRENT, ids=lambda v: str(v).replace(" ", ""))
-def test_the_primitive_of_inference_is_the_graph_that_training_writes_out(layer: Word, shape: tuple[int, ...]) -> None:
+def test_the_primitive_of_inference_is_what_training_computes(layer: Word, shape: tuple[int, ...]) -> None:
     model, batch = made(around(layer, shape), n=9)
     operators = {v.op for v in model.program.inference_graph.order()}, {v.op for v in model.program.gradients(model._targets).order()}
     assert ["recurrent" in found for found in operators] == [True, False]

@@ -12,13 +12,14 @@ from networks import spec
 
 import nnc
 from nnc.compiler.autodiff import gradients
-from nnc.compiler.ir import Graph, TensorType, Value, apply, constant
+from nnc.compiler.ir import Graph, N, TensorType, Value, apply, constant
 from nnc.compiler.passes import optimised
 from nnc.compiler.passes.common import eliminate_common
 from nnc.compiler.passes.products import join_products
 from nnc.compiler.passes.simplify import simplify
 from nnc.compiler.passes.stable import stabilise
-from nnc.compiler.primitives import total
+from nnc.compiler.passes.unroll import unroll
+from nnc.compiler.primitives import RECURRENCES, states, total
 from nnc.compiler.training import step_graph
 from nnc.compiler.verify import verify
 from nnc.runtime.executor import Arena, Executor
@@ -30,6 +31,7 @@ PASSES: dict[str, Callable[[list[Value]], list[Value]]] = {
     "simplify for inference": lambda roots: simplify(roots, inference=True),
     "eliminate_common": eliminate_common,
     "join_products": join_products,
+    "unroll": unroll,
 }
 
 X = apply("variable", name="x", type=TensorType("float64", (3,)))
@@ -207,12 +209,46 @@ def test_cross_entropy_after_softmax_stays_exact() -> None:
 
 @pytest.mark.parametrize("layer", ["rnn(4)", "lstm(4, bidirectional=true)", "gru(4, return_sequences=true)"])
 def test_the_gradient_of_a_recurrent_weight_is_one_product_over_all_steps(layer: str) -> None:
-    def products(steps: int) -> int:
+    """Where the layer is a primitive, and where it is written out for second derivatives."""
+
+    def products(steps: int, written_out: bool) -> int:
         text = spec(f"  return output = x -> {layer} -> flatten -> dense(1)", inputs=f"x: float32[{steps}, 2]")
-        graph = nnc.compile(text).init(0).program.gradients()
+        objective = nnc.compile(text).init(0).program
+        made = objective.objective(objective.training_forward)
+        roots = [made.objective(made.loss())]
+        variables = list(made.forward.variables.values())
+        found = gradients(unroll(roots)[0] if written_out else roots[0], variables)
+        graph = optimised(Graph({str(i): g for i, g in enumerate(found) if g is not None}))
         return sum(v.op == "matmul" and v.attributes["transpose_a"] for v in graph.order())
 
-    assert products(5) == products(12)
+    for written_out in (False, True):
+        assert products(5, written_out) == products(12, written_out)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("kind", RECURRENCES)
+def test_a_recurrence_is_what_is_written_out(kind: str, steps: int, reverse: bool) -> None:
+    random, units, n = np.random.default_rng(3), 3, 4
+    width = RECURRENCES[kind][0] * units
+    arrays = {"r": random.normal(size=(width, units))} | ({"b": random.normal(size=units)} if kind == "gru" else {})
+    operands = [apply("variable", name=name, type=TensorType("float64", array.shape)) for name, array in arrays.items()]
+    z = apply("input", name="z", type=TensorType("float64", (N, steps, width)))
+    cells = apply("recurrence", apply("transpose", z, order=(1, 0, 2)), *operands, kind=kind, reverse=reverse)
+    given = random.normal(size=(n, steps, width))
+    weights = apply("input", name="w", type=TensorType("float64", (N, steps, units)))
+    goal = total(states(cells) * apply("transpose", weights, order=(1, 0, 2)))
+
+    def found(goal: Value) -> dict[str, Any]:
+        slopes = gradients(goal, [*operands, z])
+        graph = optimised(Graph({"goal": goal} | {str(i): g for i, g in enumerate(slopes) if g is not None}))
+        batch = {"z": given, "w": np.random.default_rng(5).normal(size=(n, steps, units))}
+        return {k: v.copy() for k, v in Executor(graph, arrays, Randomness(0), Arena()).run(batch).items()}
+
+    direct, written = found(goal), found(unroll([goal])[0])
+    for name, array in direct.items():
+        np.testing.assert_allclose(array, written[name], rtol=1e-11, atol=1e-13)
+    assert direct.keys() == written.keys() or steps == 1
 
 
 def test_products_are_joined_from_three_on_and_only_where_nothing_else_reads_them() -> None:

@@ -186,7 +186,15 @@ CASES: dict[str, list[Case]] = {
         Case([normal(4, 2), np.array([3, 0]), np.ones((2, 2))], lambda t, i, r: np.stack([r[1], t[1], t[2], r[0]]), slopes=()),
         Case([normal(3, 2), np.array([1, 1]), np.ones((2, 2))], lambda t, i, r: np.stack([t[0], r[0], t[2]]), slopes=()),
     ],
-    # Training writes it out step by step; test_operations.py compares both with torch.
+    # test_operations.py compares these with torch and with differences, test_passes.py with the same written out.
+    "recurrence": [
+        Case([normal(3, 5, 8), normal(8, 2)], None, {"kind": "lstm", "reverse": False}, slopes=()),
+        Case([normal(3, 5, 6), normal(6, 2), normal(2)], None, {"kind": "gru", "reverse": True}, slopes=()),
+    ],
+    "recurrence_gradient": [
+        Case([normal(3, 5, 2), normal(7, 3, 5, 2), normal(8, 2)], None, {"kind": "lstm", "reverse": True}, slopes=()),
+        Case([normal(3, 5, 2), normal(5, 3, 5, 2), normal(6, 2)], None, {"kind": "gru", "reverse": False}, slopes=()),
+    ],
     "recurrent": [
         Case([normal(2, 3, 2), normal(1, 8, 2), normal(1, 8, 2), normal(1, 16)], None, {"kind": "lstm", "sequences": True}, slopes=(), batched=(0,)),
     ],

@@ -132,6 +132,14 @@ def _reshape(value: Value) -> Value | None:
     return apply("reshape", source, shape=value.shape) if source is not x else None
 
 
+def _slice(value: Value) -> Value | None:
+    """What was padded, where a slice takes just that."""
+    (x,) = value.operands
+    if x.op != "pad" or x.attributes["axis"] != value.attributes["axis"] or x.attributes["before"] != value.attributes["start"]:
+        return None
+    return x.operands[0]  # taken only where the type is the same
+
+
 def _identity(value: Value) -> Value | None:
     return value.operands[0]  # taken only where the type is the same
 
@@ -156,4 +164,5 @@ _RULES: dict[str, Callable[[Value], Value | None]] = {
     "broadcast_to": _identity,
     "cast": _identity,
     "transpose": _transpose,
+    "slice": _slice,
 }
