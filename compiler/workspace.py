@@ -160,10 +160,10 @@ def _where(value: Value, n: int) -> tuple[TensorType, ...]:
 
 
 def _recurrence(value: Value, n: int) -> tuple[TensorType, ...]:
-    """What R h gives in a step, and one array of a state."""
+    """R turned around, what R h gives in a step, and one array of a state."""
     z, r = value.operands[:2]
     _, samples, width = concrete(z.shape, n)
-    return TensorType(value.dtype, (samples, width)), TensorType(value.dtype, (samples, *r.shape[1:]))
+    return (TensorType(value.dtype, r.shape[::-1]), TensorType(value.dtype, (samples, width)), TensorType(value.dtype, (samples, *r.shape[1:])))
 
 
 def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:

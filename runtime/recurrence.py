@@ -2,7 +2,8 @@
 
 What the backward walk multiplies the cotangent of a step with depends on the forward values alone: it is computed for all steps at once,
 into the very array that the result goes to. So a step is one small product and a few short loops. Sequences are [steps, n, units];
-`r` is [gates units, units], and what it gives, [n, gates units], has the gates beside each other.
+`r` is [gates units, units], and what it gives, [n, gates units], has the gates beside each other. Of the blocks that are kept, the last ones
+together hold the gates in that form too: a step's gates are then one piece of memory.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ def recurrence(value: Value, n: int, randomness: object) -> Kernel:
     order = _order(value)
 
     def run(z: Array, r: Array, *others: Array) -> None:
-        *b, out, q, space = others
-        walk(z, r, b, out, q, space, order)
+        *b, out, turned, q, space = others
+        np.copyto(turned, r.T)
+        walk(z, turned, b, out, q, space, order)
 
     return run
 
@@ -54,10 +56,10 @@ def _back(order: Order) -> list[tuple[int, int | None]]:
     return _pairs(order[::-1])
 
 
-def _split(q: Array, gates: int) -> Array:
-    """[n, gates units] as [gates, n, units]: a view."""
-    n, width = q.shape
-    return q.reshape(n, gates, width // gates).transpose(1, 0, 2)
+def _gates(cells: Array, count: int) -> Array:
+    """The gates of all steps [steps, n, count, units]: the memory of the last blocks."""
+    _, steps, n, units = cells.shape
+    return cells[-count:].reshape(steps, n, count, units)
 
 
 def _shift(order: Order) -> tuple[slice, slice, int]:
@@ -73,7 +75,7 @@ def _rnn(activate: Callable[[Array, Array], Any], z: Array, r: Array, out: Array
         if before is None:
             activate(z[t], h[t])
             continue
-        np.matmul(h[before], r.T, q)
+        np.matmul(h[before], r, q)
         np.add(q, z[t], q)
         activate(q, h[t])
 
@@ -116,28 +118,31 @@ def _rnn_relu_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequenc
 
 
 def _lstm(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    h, c, g, i, _, f, s = out
-    sigmoids, o = out[3:6], out[4]
-    gates = _split(q, 4)
+    h, c, s = out[:3]
+    gates = _gates(out, 4)
     for t, before in _pairs(order):
+        now = gates[t].reshape(z[t].shape)
         if before is None:
-            np.copyto(q, z[t])
+            np.copyto(now, z[t])
         else:
-            np.matmul(h[before], r.T, q)
-            np.add(q, z[t], q)
-        sigmoid(gates[:3], sigmoids[:, t])
-        np.tanh(gates[3], g[t])
-        np.multiply(i[t], g[t], c[t])
+            np.matmul(h[before], r, now)
+            np.add(now, z[t], now)
+        i, o, f, g = (gates[t, :, k] for k in range(4))
+        sigmoids = now[:, : 3 * c.shape[2]]
+        sigmoid(sigmoids, sigmoids)
+        np.tanh(g, g)
+        np.multiply(i, g, c[t])
         if before is not None:
-            np.multiply(f[t], c[before], space)
+            np.multiply(f, c[before], space)
             np.add(c[t], space, c[t])
         np.tanh(c[t], s[t])
-        np.multiply(o[t], s[t], h[t])
+        np.multiply(o, s[t], h[t])
 
 
 def _lstm_back(g_h: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
     """dh = g + dz' R; dc = dh o (1 - s^2) + f' dc', the step after with a prime; dz of i, f, g is dc, of o dh, times the factors."""
-    _, c, g, i, o, f, s = cells
+    _, c, s = cells[:3]
+    i, o, f, g = (_gates(cells, 4)[:, :, k] for k in range(4))
     dh, dc, space, to_c = spaces
     dz = out[0]
     steps, n, units = c.shape
@@ -172,33 +177,34 @@ def _lstm_back(g_h: Array, cells: Array, r: Array, out: Array, spaces: Sequence[
 
 
 def _gru(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    h, update, reset, new, inner = out
-    units = h.shape[2]
-    gates = _split(q, 3)
+    h, inner = out[:2]
+    gates, units = _gates(out, 3), h.shape[2]
     for t, before in _pairs(order):
-        of_z = _split(z[t], 3)
+        sigmoids, of_z, of_new = gates[t].reshape(q.shape)[:, : 2 * units], z[t, :, : 2 * units], z[t, :, 2 * units :]
         if before is None:
-            np.copyto(gates[:2], of_z[:2])
+            np.copyto(sigmoids, of_z)
             inner[t] = b[0]
         else:
-            np.matmul(h[before], r.T, q)
-            np.add(gates[:2], of_z[:2], gates[:2])
+            np.matmul(h[before], r, q)
+            np.add(q[:, : 2 * units], of_z, sigmoids)
             np.add(q[:, 2 * units :], b[0], inner[t])
-        sigmoid(gates[:2], out[1:3, t])
-        np.multiply(reset[t], inner[t], new[t])
-        np.add(new[t], of_z[2], new[t])
-        np.tanh(new[t], new[t])
+        sigmoid(sigmoids, sigmoids)
+        update, reset, new = (gates[t, :, k] for k in range(3))
+        np.multiply(reset, inner[t], new)
+        np.add(new, of_new, new)
+        np.tanh(new, new)
         if before is None:
-            np.negative(new[t], h[t])
+            np.negative(new, h[t])
         else:
-            np.subtract(h[before], new[t], h[t])
-        np.multiply(h[t], update[t], h[t])
-        np.add(h[t], new[t], h[t])
+            np.subtract(h[before], new, h[t])
+        np.multiply(h[t], update, h[t])
+        np.add(h[t], new, h[t])
 
 
 def _gru_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
     """dh = g + update' dh' + dq' R; dz and dq are dh times factors. They differ in the new state's gate alone: dq = reset dz there."""
-    h, update, reset, new, inner = cells
+    h, inner = cells[:2]
+    update, reset, new = (_gates(cells, 3)[:, :, k] for k in range(3))
     dh, carried = spaces
     dz, dq = out
     steps, n, units = h.shape
