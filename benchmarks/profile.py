@@ -40,6 +40,7 @@ def main() -> None:
     for name, array in executor.scalars.items():
         array[...] = 1e-3 if name == "lr" else model.stepper().scalars[name](1)
     labels = [(v, concrete(v.shape, n)) for v in made.plan.steps]
+    joined = len(made.forward_steps) + len(made.update_steps) != len(made.steps) + len(made.plan.copies)
     copies = [name for name, _ in made.plan.copies]
     calls = [*made.forward_steps, *made.update_steps]
     times = np.zeros((given.steps, len(calls)))
@@ -53,7 +54,10 @@ def main() -> None:
     median = (times.min(axis=0) if given.least else np.median(times, axis=0)) * 1e6
     rows: dict[str, list[float]] = defaultdict(list)
     for i, us in enumerate(median):
-        if i >= len(labels):
+        if joined:  # the fast engine's calls are no single steps
+            key = calls[i][0].__qualname__ if hasattr(calls[i][0], "__qualname__") else repr(calls[i][0])
+            key = f"{i:4} {key}" if given.by == "step" else key
+        elif i >= len(labels):
             key = f"copy {copies[i - len(labels)]}"
         else:
             value, shape = labels[i]

@@ -85,4 +85,12 @@ CODES: dict[str, Code] = {
             pip install 'nnc-lang[images]'      folders of images
         """,
     ),
+    "E708": Code(
+        "the engine `{engine}` is not there",
+        """
+        NNC_ENGINE chooses what runs the steps of a training: `numpy`, which is always there, or `fast`, which compiles
+        loops with numba and comes with `pip install 'nnc-lang[fast]'`. Without the variable the fast one is used where
+        numba is installed. Both compute the same to rounding.
+        """,
+    ),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from .engine import described, missing
 from .machine import blas, cpu, usable_cores, versions
 
 
@@ -18,6 +19,7 @@ class Finding:
 def examine() -> list[Finding]:
     known = versions()
     found = [Finding("processor", f"{cpu()}, {usable_cores()} usable cores"), _blas()]
+    found.append(Finding("engine", described() + (f" (fast: {missing()})" if missing() else "")))
     found += [Finding(name, version) for name, version in known.items()]
     if "onnxruntime" in known and "onnxruntime-gpu" in known:
         found.append(Finding("onnxruntime", "both builds installed", "they break each other: pip uninstall onnxruntime onnxruntime-gpu, then install one"))

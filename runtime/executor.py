@@ -40,7 +40,9 @@ class Arena:
 class Program:
     """A plan bound to arrays: fill `inputs` (and `scalars`), call `run`, read `outputs` before the next program runs."""
 
-    def __init__(self, made: Plan, variables: Mapping[str, Array], scalars: dict[str, Array], randomness: Randomness, arena: Arena):
+    def __init__(
+        self, made: Plan, variables: Mapping[str, Array], scalars: dict[str, Array], randomness: Randomness, arena: Arena, fast: bool = False
+    ):
         self.plan = made
         n = made.n
         block = arena.reserve(made.arena_bytes)
@@ -90,6 +92,11 @@ class Program:
         self.forward_steps = self.steps[: made.forward]
         self.update_steps = self.steps[made.forward :]
         self.update_steps += [(np.copyto, (variables[name], arrays[value])) for name, value in made.copies]
+        if fast:
+            from .fusion import fused
+
+            self.forward_steps = fused(made, made.steps[: made.forward], self.forward_steps)
+            self.update_steps = fused(made, made.steps[made.forward :], self.steps[made.forward :]) + self.update_steps[len(self.steps) - made.forward :]
         self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
 
     def forward(self) -> None:
@@ -115,7 +122,7 @@ class Program:
             for name, array in self.inputs.items():
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     return NonFinite(f"the data of `{name}`", "column")
-            for value, (kernel, arrays) in zip(self.plan.steps[: self.plan.forward], self.forward_steps, strict=True):
+            for value, (kernel, arrays) in zip(self.plan.steps[: self.plan.forward], self.steps, strict=False):
                 kernel(*arrays)
                 result = arrays[len(value.operands)]
                 if result.dtype.kind == "f" and not np.isfinite(result).all():
@@ -149,8 +156,9 @@ class Executor:
 
     MOST = 4  # batch sizes kept
 
-    def __init__(self, graph: Graph, variables: Mapping[str, Array], randomness: Randomness, arena: Arena):
-        self.graph, self.variables, self.randomness, self.arena = graph, variables, randomness, arena
+    def __init__(self, graph: Graph, variables: Mapping[str, Array], randomness: Randomness, arena: Arena, fast: bool = False):
+        """`fast`: join elementwise steps into compiled loops, which pays where a program runs many times."""
+        self.graph, self.variables, self.randomness, self.arena, self.fast = graph, variables, randomness, arena, fast
         self.scalars: dict[str, Array] = {}
         self.programs: dict[int, Program] = {}
 
@@ -159,7 +167,7 @@ class Executor:
         if program is None:
             if len(self.programs) >= self.MOST:
                 self.programs.pop(next(iter(self.programs)))
-            program = self.programs[n] = Program(plan(self.graph, n), self.variables, self.scalars, self.randomness, self.arena)
+            program = self.programs[n] = Program(plan(self.graph, n), self.variables, self.scalars, self.randomness, self.arena, self.fast)
         return program
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:

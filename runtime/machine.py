@@ -8,9 +8,10 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from .engine import described
 from .threads import blas_libraries
 
-PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "threadpoolctl", "onnx", "onnxruntime-gpu", "onnxruntime")
+PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "threadpoolctl", "numba", "onnx", "onnxruntime-gpu", "onnxruntime")
 
 
 def versions() -> dict[str, str]:
@@ -36,7 +37,7 @@ def environment() -> dict[str, Any]:
     """What a run's bits depend on, beside its spec, its data and its seed."""
     known = versions()
     kept = {name: known[name] for name in ("python", "numpy", "nnc-lang") if name in known}
-    return {"versions": kept, "blas": blas(), "machine": platform.machine(), "system": platform.system()}
+    return {"versions": kept, "engine": described(), "blas": blas(), "machine": platform.machine(), "system": platform.system()}
 
 
 def cpu() -> str:

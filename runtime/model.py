@@ -19,6 +19,7 @@ from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
 
 from . import solvers
+from .engine import engine
 from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
 from .initial import fill
@@ -125,7 +126,7 @@ class Model:
 
     def _executor(self, key: str, graph: Graph) -> Executor:
         if key not in self._executors:
-            self._executors[key] = Executor(graph, self.known, self.randomness, self.arena)
+            self._executors[key] = Executor(graph, self.known, self.randomness, self.arena, fast=key == "step" and engine() == "fast")
         return self._executors[key]
 
     def _fresh(self, batch: Mapping[str, Array]) -> None:

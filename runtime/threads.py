@@ -84,6 +84,11 @@ def for_each(count: int, body: Body) -> None:
     _pool.for_each(count, body)
 
 
+def workers() -> int:
+    """Threads that lanes are run on."""
+    return _pool.workers
+
+
 def shares(items: Sequence[T], count: int) -> list[Sequence[T]]:
     """The items in `count` runs of nearly equal length."""
     return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]

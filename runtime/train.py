@@ -27,6 +27,7 @@ from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
+from . import loops
 from .data.augment import augment
 from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
@@ -370,6 +371,7 @@ def train(
 ) -> Result | EnsembleResult:
     """Train a spec into a run directory. Raises SpecError where it is refused, TrainingFailure where a value is not finite."""
     run, observer = Run(out), progress or Progress()
+    loops.on_compiling[:] = [lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {loops.folder()}")]
     if resume:
         if not run.first.is_file():
             refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")

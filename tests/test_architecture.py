@@ -101,6 +101,8 @@ COMPILER = {
     "pipeline": "source diagnostics parse schema check lower program agree advice",
 }
 RUNTIME = {
+    "files": "nnc.compiler.source nnc.compiler.diagnostics",
+    "engine": "files",
     "threads": "",
     "convolution": "threads nnc.compiler.ir nnc.compiler.workspace",
     "pooling": "convolution threads nnc.compiler.ir",
@@ -109,14 +111,16 @@ RUNTIME = {
     "recurrence": "special nnc.compiler.ir",
     "solvers": "",
     "kernels": "convolution pooling special recurrence recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
-    "executor": "kernels nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
-    "files": "nnc.compiler.source nnc.compiler.diagnostics",
-    "machine": "threads",
+    "loops": "files nnc.compiler.ir",
+    "compiled": "loops",
+    "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
+    "executor": "kernels fusion nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
+    "machine": "engine threads",
     "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
     "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
-    "model": "kernels executor files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
@@ -141,11 +145,11 @@ RUNTIME = {
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
-    "train": "kernels executor files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
+    "train": "kernels executor loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
-    "build": "kernels files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
-    "doctor": "machine nnc.compiler.ir nnc.compiler.onnx_export",
+    "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
+    "doctor": "engine machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "

@@ -1,0 +1,87 @@
+"""Kernels compiled by numba, for the fast engine: what NumPy needs many passes over an image for.
+
+Images are [sample, height, width, channel]; the inner loops go over channels, which LLVM vectorises. Nothing here starts threads: kernels
+call these for parts of a batch (runtime/threads.py), without the interpreter's lock.
+
+Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv:1509.09308): four outputs of a 3x3 convolution from a 4x4 piece of the image, d, as
+A^T [(G w G^T) * (B^T d B)] A, with 16 products for 36. The products of all pieces are 16 matrix products; these kernels are what stands around them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .loops import numba
+
+nb = numba()
+_jit: Any = nb.njit(nogil=True, error_model="numpy", cache=True)
+
+
+@_jit
+def pieces(frame: Any, down: int, right: int, out: Any) -> None:
+    """B^T d B of every 4x4 piece, two apart, of a padded image: [16, pieces, channels]."""
+    channels = frame.shape[3]
+    at = 0
+    for n in range(frame.shape[0]):
+        for i in range(down):
+            for j in range(right):
+                d = frame[n, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
+                for k in range(channels):
+                    a0, a1, a2, a3 = d[0, 0, k] - d[2, 0, k], d[0, 1, k] - d[2, 1, k], d[0, 2, k] - d[2, 2, k], d[0, 3, k] - d[2, 3, k]
+                    b0, b1, b2, b3 = d[1, 0, k] + d[2, 0, k], d[1, 1, k] + d[2, 1, k], d[1, 2, k] + d[2, 2, k], d[1, 3, k] + d[2, 3, k]
+                    c0, c1, c2, c3 = d[2, 0, k] - d[1, 0, k], d[2, 1, k] - d[1, 1, k], d[2, 2, k] - d[1, 2, k], d[2, 3, k] - d[1, 3, k]
+                    e0, e1, e2, e3 = d[1, 0, k] - d[3, 0, k], d[1, 1, k] - d[3, 1, k], d[1, 2, k] - d[3, 2, k], d[1, 3, k] - d[3, 3, k]
+                    out[0, at, k], out[1, at, k], out[2, at, k], out[3, at, k] = a0 - a2, a1 + a2, a2 - a1, a1 - a3
+                    out[4, at, k], out[5, at, k], out[6, at, k], out[7, at, k] = b0 - b2, b1 + b2, b2 - b1, b1 - b3
+                    out[8, at, k], out[9, at, k], out[10, at, k], out[11, at, k] = c0 - c2, c1 + c2, c2 - c1, c1 - c3
+                    out[12, at, k], out[13, at, k], out[14, at, k], out[15, at, k] = e0 - e2, e1 + e2, e2 - e1, e1 - e3
+                at += 1
+
+
+@_jit
+def joined(m: Any, down: int, right: int, out: Any) -> None:
+    """A^T m A of every piece into its 2x2 outputs; an odd last row or column takes half of its pieces."""
+    samples, height, width, channels = out.shape
+    at = 0
+    for n in range(samples):
+        for i in range(down):
+            for j in range(right):
+                y = out[n, 2 * i :, 2 * j :]
+                whole = 2 * i + 1 < height and 2 * j + 1 < width
+                for k in range(channels):
+                    a0, a1 = m[0, at, k] + m[1, at, k] + m[2, at, k], m[1, at, k] - m[2, at, k] - m[3, at, k]
+                    b0, b1 = m[4, at, k] + m[5, at, k] + m[6, at, k], m[5, at, k] - m[6, at, k] - m[7, at, k]
+                    c0, c1 = m[8, at, k] + m[9, at, k] + m[10, at, k], m[9, at, k] - m[10, at, k] - m[11, at, k]
+                    e0, e1 = m[12, at, k] + m[13, at, k] + m[14, at, k], m[13, at, k] - m[14, at, k] - m[15, at, k]
+                    y[0, 0, k] = a0 + b0 + c0
+                    if whole:
+                        y[0, 1, k], y[1, 0, k], y[1, 1, k] = a1 + b1 + c1, b0 - c0 - e0, b1 - c1 - e1
+                    else:
+                        if 2 * j + 1 < width:
+                            y[0, 1, k] = a1 + b1 + c1
+                        if 2 * i + 1 < height:
+                            y[1, 0, k] = b0 - c0 - e0
+                at += 1
+
+
+@_jit
+def spread(g: Any, down: int, right: int, out: Any) -> None:
+    """A g A^T of every 2x2 piece of a cotangent: [16, pieces, channels]; what lies outside is 0."""
+    samples, height, width, channels = g.shape
+    at = 0
+    for n in range(samples):
+        for i in range(down):
+            for j in range(right):
+                below, beside = min(2 * i + 1, height - 1), min(2 * j + 1, width - 1)
+                v = g.dtype.type(1 if 2 * i + 1 < height else 0)
+                h = g.dtype.type(1 if 2 * j + 1 < width else 0)
+                for k in range(channels):
+                    p, q = g[n, 2 * i, 2 * j, k], g[n, 2 * i, beside, k] * h
+                    r, s = g[n, below, 2 * j, k] * v, g[n, below, beside, k] * (v * h)
+                    t0, t1, t2, t3 = p, p + q, p - q, -q
+                    u0, u1, u2, u3 = r, r + s, r - s, -s
+                    out[0, at, k], out[1, at, k], out[2, at, k], out[3, at, k] = t0, t1, t2, t3
+                    out[4, at, k], out[5, at, k], out[6, at, k], out[7, at, k] = t0 + u0, t1 + u1, t2 + u2, t3 + u3
+                    out[8, at, k], out[9, at, k], out[10, at, k], out[11, at, k] = t0 - u0, t1 - u1, t2 - u2, t3 - u3
+                    out[12, at, k], out[13, at, k], out[14, at, k], out[15, at, k] = -u0, -u1, -u2, -u3
+                at += 1

@@ -1,0 +1,164 @@
+"""The fast engine computes what NumPy's does: loops made of steps of real plans, and their functions at the edges."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="the fast engine's numba is not installed")
+
+from drawing import network
+from networks import spec, spread
+
+import nnc
+from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
+from nnc.runtime import fusion, loops
+from nnc.runtime.executor import Arena, Executor
+from nnc.runtime.kernels import Randomness
+
+IMAGES = """
+  h = x -> dense(48) -> reshape([3, 4, 4]) -> conv2d(4, kernel=3, padding=same, bias=false) -> batch_norm -> relu -> max_pool(2)
+  g = h -> conv2d(4, kernel=2, padding=same) -> swish -> dropout(0.2) -> avg_pool(2, padding=1)
+  return output = concat(h -> flatten, g -> flatten) -> dense(3) -> softmax
+"""
+BODIES = {
+    "images": (IMAGES, "cross_entropy(output, y, smoothing=0.1)"),
+    "dense": (
+        "  return output = x -> dense(64, bias=false) -> batch_norm -> tanh -> dense(32) -> elu -> layer_norm -> dense(3) -> softmax",
+        "cross_entropy(output, y)",
+    ),
+    "recurrent": ("  return output = x -> dense(12) -> reshape([4, 3]) -> gru(5) -> dense(3) -> softmax", "cross_entropy(output, y)"),
+}
+OPTIMISERS = ("adam(weight_decay=0.1)", "rmsprop(lr=0.01, centered=true, momentum=0.5)", "nesterov(lr=0.01)", "sgd(lr=0.1)")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNC_CACHE", str(tmp_path_factory.mktemp("loops")))
+        yield
+
+
+def trained(text: str, batch: dict[str, Any], engine: str, monkeypatch: pytest.MonkeyPatch, steps: int = 4) -> tuple[list[float], dict[str, Any], int]:
+    monkeypatch.setattr("nnc.runtime.model.engine", lambda: engine)
+    model = nnc.compile(text).init(1)
+    spread(model, 1)
+    losses = [model.step(batch) for _ in range(steps)]
+    program = model._executors["step"].at(len(batch["x"]))
+    return losses, {k: v.copy() for k, v in model.state().items()}, len(program.forward_steps) + len(program.update_steps)
+
+
+@pytest.mark.parametrize("n", [5, 300])
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 3e-5), ("float64", 1e-12)])
+@pytest.mark.parametrize("name", BODIES)
+def test_a_training_is_the_same_on_both_engines(name: str, precision: str, tolerance: float, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, loss = BODIES[name]
+    optimizer = OPTIMISERS[(list(BODIES).index(name) + (precision == "float64")) % len(OPTIMISERS)]
+    text = spec(body, loss=loss, optimizer=optimizer, precision=precision, clip="global_norm(0.5)", penalty="l2(0.01)")
+    random = np.random.default_rng(0)
+    batch = {"x": random.normal(size=(n, 3)), "y": random.integers(0, 3, n)}
+    plain, state, calls = trained(text, batch, "numpy", monkeypatch)
+    found, reached, fewer = trained(text, batch, "fast", monkeypatch)
+    np.testing.assert_allclose(found, plain, rtol=tolerance)
+    for key, array in state.items():
+        np.testing.assert_allclose(reached[key], array, rtol=30 * tolerance, atol=30 * tolerance, err_msg=key)
+    assert fewer < calls
+
+
+@pytest.mark.parametrize("seed", range(400, 406))
+def test_gradients_of_random_networks_are_the_same(seed: int) -> None:
+    """Every elementwise primitive that a network has, in whatever order, over memory that the plan reuses."""
+    _, model, batch = network(seed)
+    spread(model, seed)
+    model.gradients(batch)
+    graph = model._executors["gradients"].graph
+    plain = {k: v.copy() for k, v in Executor(graph, model.known, Randomness(3), Arena()).run(batch).items()}
+    found = Executor(graph, model.known, Randomness(3), Arena(), fast=True).run(batch)
+    for key, array in plain.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-9, atol=1e-12, err_msg=key)
+
+
+def run(value: Value, arrays: dict[str, Any], *, fast: bool) -> Any:
+    with np.errstate(all="ignore"):
+        return Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=fast).run(arrays)["v"].copy()
+
+
+def vector(name: str, dtype: str = "float32") -> Value:
+    return apply("input", name=name, type=TensorType(dtype, (Batch(),)))
+
+
+def in_a_loop(op: str, *names: str) -> Value:
+    """A primitive with a step before it and one after it, so that it runs in a compiled loop."""
+    inputs = [vector(name) for name in names]
+    return apply(op, inputs[0] + 0.0, *inputs[1:]) * 1.0
+
+
+@pytest.mark.parametrize(("op", "low", "high"), [("exp", -87.0, 88.7), ("tanh", -12.0, 12.0), ("sigmoid", -80.0, 40.0)])
+def test_functions_are_accurate_to_a_few_units_in_the_last_place(op: str, low: float, high: float) -> None:
+    x = np.concatenate([np.linspace(low, high, 200_001), np.linspace(-1, 1, 50_001)]).astype(np.float32)
+    wide = x.astype(np.float64)
+    exact = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda z: 1 / (1 + np.exp(-z))}[op](wide)
+    found = run(in_a_loop(op, "x"), {"x": x}, fast=True)
+    normal = np.abs(exact) > np.finfo(np.float32).tiny
+    units = np.abs(found - exact)[normal] / np.spacing(np.abs(exact[normal]).astype(np.float32))
+    assert units.max() < 4
+
+
+@pytest.mark.parametrize("op", ["exp", "tanh", "sigmoid", "sqrt", "absolute", "negative"])
+def test_the_edges_of_functions_are_numpys(op: str) -> None:
+    x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e-45, 3e38, -3e38, 200, -200, 88.8, -104.5] * 50, np.float32)
+    plain, found = (run(in_a_loop(op, "x"), {"x": x}, fast=fast) for fast in (False, True))
+    np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("op", ["maximum", "minimum", "greater", "less_equal", "equal", "divide"])
+def test_the_edges_of_pairs_are_numpys(op: str) -> None:
+    values = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -2.5], np.float32)
+    a, b = (grid.reshape(-1).repeat(20) for grid in np.meshgrid(values, values))
+    x, y = vector("a") + 0.0, vector("b") * 1.0
+    pair = apply(op, x, y)
+    value = apply("where", pair, x, y) if pair.dtype == "bool" else pair
+    plain, found = (run(value, {"a": a, "b": b}, fast=fast) for fast in (False, True))
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_long_loops_go_in_parts_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "workers", lambda: 3)
+    x = np.random.default_rng(0).normal(size=fusion.LEAST_PARALLEL + 17).astype(np.float32)
+    value = apply("tanh", vector("x") * 2.0) + 1.0
+    graph = Graph({"v": value})
+    executor = Executor(graph, {}, Randomness(0), Arena(), fast=True)
+    np.testing.assert_allclose(executor.run({"x": x})["v"], np.tanh(2 * x) + 1, rtol=1e-5, atol=1e-6)
+    (program,) = executor.programs.values()
+    assert [arrays for _, arrays in program.forward_steps] == [()]
+
+
+def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
+    code = (
+        "from nnc.runtime import loops\n"
+        "loops.on_compiling.append(lambda: print('compiling'))\n"
+        "f = loops.loop([('full', 'float32'), ('full', 'float32')], ['x0 = a0[AT]', 'v0 = x0 + x0', 'a1[AT] = v0'], two=False)\n"
+        "import numpy as np; a, b = np.ones(3, np.float32), np.zeros(3, np.float32); f(a, b); print(b.tolist())\n"
+    )
+    environment = os.environ | {"NNC_CACHE": str(tmp_path)}
+    said = [subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert said == ["compiling\n[2.0, 2.0, 2.0]\n", "[2.0, 2.0, 2.0]\n"]
+
+
+def test_equal_loops_of_different_layers_are_one() -> None:
+    kinds = [("full", "float32"), ("row", "float32"), ("full", "float32")]
+    lines = ["x0 = a0[AT]", "x1 = a1[j]", "v0 = x0 + x1", "a2[AT] = v0"]
+    assert loops.loop(kinds, lines, two=True) is loops.loop(kinds, list(lines), two=True)
+
+
+def test_an_engine_that_is_not_there_is_refused() -> None:
+    said = subprocess.run([sys.executable, "-P", "-m", "nnc", "doctor"], env=os.environ | {"NNC_ENGINE": "turbo"}, capture_output=True, text=True, check=False)
+    assert said.returncode == 1
+    assert "E708" in said.stderr
+    assert "numpy or fast" in said.stderr
