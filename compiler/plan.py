@@ -56,8 +56,8 @@ def is_static(value: Value, static: set[Value]) -> bool:
 
 
 class Planner:
-    def __init__(self, graph: Graph, n: int):
-        self.graph, self.n = graph, n
+    def __init__(self, graph: Graph, n: int, fast: bool = False):
+        self.graph, self.n, self.fast = graph, n, fast
         self.order = graph.order()
         self.static: set[Value] = set()
         for value in self.order:
@@ -179,7 +179,7 @@ class Planner:
                     self.places[value] = Place("arena", held[value][0])
                 else:
                     self._hold(value, arena, held)
-            kinds: tuple[TensorType, ...] = workspace(value, self.n)
+            kinds: tuple[TensorType, ...] = workspace(value, self.n, self.fast)
             blocks = [(arena.take(kind.nbytes(self.n)), kind.nbytes(self.n)) for kind in kinds]
             if blocks:
                 scratch[value] = tuple(offset for offset, _ in blocks)
@@ -250,9 +250,9 @@ def _aligned(length: int) -> int:
     return max(ALIGNMENT, -(-length // ALIGNMENT) * ALIGNMENT)
 
 
-def plan(graph: Graph, n: int) -> Plan:
-    """The plan of a graph for batches of n samples."""
-    return Planner(graph, n).plan()
+def plan(graph: Graph, n: int, fast: bool = False) -> Plan:
+    """The plan of a graph for batches of n samples; `fast`: with the work space of the fast engine's kernels."""
+    return Planner(graph, n, fast).plan()
 
 
 def show(made: Plan) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .ir import TensorType, Value, concrete
+from .ir import Batch, TensorType, Value, concrete
 
 TILE = 2**17  # elements of a tile's largest array: 512 KiB in float32
 LANES = 8
@@ -174,6 +174,46 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
     return (state, state, state, whole) if value.attributes["kind"] == "lstm" else (state, state)
 
 
+# Winograd's convolution, F(2x2, 3x3): what the fast engine does where it may. Its 16 streams of memory are kept apart, or they would
+# fall into the same lines of the cache.
+APART = 80
+LEAST_CHANNELS = 8
+_TURNS = {"conv2d": 0, "conv2d_input_gradient": 0, "conv2d_weight_gradient": 1}  # which operand is the image that is cut into pieces
+
+
+def has_winograd(value: Value) -> bool:
+    """Whether a convolution, or one of its gradients, is one of 3x3 at stride 1 in float32, with channels enough."""
+    if value.op not in _TURNS or value.dtype != "float32":
+        return False
+    a = value.attributes
+    window = a["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]
+    images = [o.shape for o in (*value.operands, value) if o.type.rank == 4 and isinstance(o.shape[0], Batch)]
+    channels = [int(shape[1]) for shape in images]  # type: ignore[arg-type]
+    reach = all(max(edge) <= 2 for edge in a["padding"])
+    return tuple(window) == (3, 3) and a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1 and min(channels) >= LEAST_CHANNELS and reach
+
+
+def _winograd(value: Value, n: int) -> tuple[TensorType, ...]:
+    """A tile of the padded image, of its pieces, of the products or of the cotangent's pieces, and the weights; for their gradient two sums."""
+    cut = value.operands[0]
+    whole = value.operands[1] if value.op == "conv2d_weight_gradient" else value  # the image whose 2x2 pieces they belong to
+    _, height, width, out = image(whole, n)
+    channels = image(cut, n)[3]
+    down, right = -(-height // 2), -(-width // 2)
+    lanes, samples, rows = tile_of(n, down, right * 16 * max(channels, out))
+    count = samples * rows * right
+    kind = value.dtype
+    weights = TensorType(kind, (16, channels, out))
+    common = (
+        TensorType(kind, (lanes, samples, 2 * down + 2, 2 * right + 2, channels)),
+        TensorType(kind, (lanes, 16, count * channels + APART)),
+        TensorType(kind, (lanes, 16, count * out + APART)),
+    )
+    if value.op != "conv2d_weight_gradient":
+        return (*common, weights)
+    return (*common, TensorType(kind, (lanes, 16, channels, out)), TensorType(kind, (lanes, 16, channels, out)))
+
+
 WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "conv2d": _conv2d,
     "conv2d_weight_gradient": _conv2d_weight_gradient,
@@ -193,8 +233,10 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
 }
 
 
-def workspace(value: Value, n: int) -> tuple[TensorType, ...]:
-    """The arrays that the kernel of a value takes after its result."""
+def workspace(value: Value, n: int, fast: bool = False) -> tuple[TensorType, ...]:
+    """The arrays that the kernel of a value takes after its result; `fast`: the fast engine's kernel."""
+    if fast and has_winograd(value):
+        return _winograd(value, n)
     wanted = WORKSPACE.get(value.op)
     return wanted(value, n) if wanted else ()
 

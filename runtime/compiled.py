@@ -9,21 +9,27 @@ A^T [(G w G^T) * (B^T d B)] A, with 16 products for 36. The products of all piec
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from .loops import numba
 
 nb = numba()
-_jit: Any = nb.njit(nogil=True, error_model="numpy", cache=True)
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def _jit(function: F) -> F:
+    made: F = nb.njit(nogil=True, error_model="numpy", cache=True)(function)
+    return made
 
 
 @_jit
-def pieces(frame: Any, down: int, right: int, out: Any) -> None:
-    """B^T d B of every 4x4 piece, two apart, of a padded image: [16, pieces, channels]."""
+def pieces(frame: Any, first: int, last: int, right: int, out: Any) -> None:
+    """B^T d B of every 4x4 piece, two apart, in some rows of pieces of a padded image: [16, pieces, channels]."""
     channels = frame.shape[3]
     at = 0
     for n in range(frame.shape[0]):
-        for i in range(down):
+        for i in range(first, last):
             for j in range(right):
                 d = frame[n, 2 * i : 2 * i + 4, 2 * j : 2 * j + 4]
                 for k in range(channels):
@@ -39,12 +45,12 @@ def pieces(frame: Any, down: int, right: int, out: Any) -> None:
 
 
 @_jit
-def joined(m: Any, down: int, right: int, out: Any) -> None:
+def joined(m: Any, first: int, last: int, right: int, out: Any) -> None:
     """A^T m A of every piece into its 2x2 outputs; an odd last row or column takes half of its pieces."""
     samples, height, width, channels = out.shape
     at = 0
     for n in range(samples):
-        for i in range(down):
+        for i in range(first, last):
             for j in range(right):
                 y = out[n, 2 * i :, 2 * j :]
                 whole = 2 * i + 1 < height and 2 * j + 1 < width
@@ -65,12 +71,12 @@ def joined(m: Any, down: int, right: int, out: Any) -> None:
 
 
 @_jit
-def spread(g: Any, down: int, right: int, out: Any) -> None:
+def spread(g: Any, first: int, last: int, right: int, out: Any) -> None:
     """A g A^T of every 2x2 piece of a cotangent: [16, pieces, channels]; what lies outside is 0."""
     samples, height, width, channels = g.shape
     at = 0
     for n in range(samples):
-        for i in range(down):
+        for i in range(first, last):
             for j in range(right):
                 below, beside = min(2 * i + 1, height - 1), min(2 * j + 1, width - 1)
                 v = g.dtype.type(1 if 2 * i + 1 < height else 0)

@@ -84,17 +84,18 @@ class Program:
                 size = value.type.size(n)
                 packed = arrays[place.owner]
                 arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
+        if fast:
+            from .fusion import fused
+            from .winograd import faster
         self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
         for value in made.steps:
-            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n), strict=True)]
-            kernel = KERNELS[value.op](value, n, randomness)
+            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
+            kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
         self.forward_steps = self.steps[: made.forward]
         self.update_steps = self.steps[made.forward :]
         self.update_steps += [(np.copyto, (variables[name], arrays[value])) for name, value in made.copies]
         if fast:
-            from .fusion import fused
-
             self.forward_steps = fused(made, made.steps[: made.forward], self.forward_steps)
             self.update_steps = fused(made, made.steps[made.forward :], self.steps[made.forward :]) + self.update_steps[len(self.steps) - made.forward :]
         self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
@@ -167,7 +168,7 @@ class Executor:
         if program is None:
             if len(self.programs) >= self.MOST:
                 self.programs.pop(next(iter(self.programs)))
-            program = self.programs[n] = Program(plan(self.graph, n), self.variables, self.scalars, self.randomness, self.arena, self.fast)
+            program = self.programs[n] = Program(plan(self.graph, n, self.fast), self.variables, self.scalars, self.randomness, self.arena, self.fast)
         return program
 
     def run(self, batch: Mapping[str, Array]) -> dict[str, Array]:

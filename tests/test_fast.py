@@ -84,6 +84,33 @@ def test_gradients_of_random_networks_are_the_same(seed: int) -> None:
         np.testing.assert_allclose(found[key], array, rtol=1e-9, atol=1e-12, err_msg=key)
 
 
+@pytest.mark.parametrize("padding", ["valid", "same", "2", "[0, 1]"])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 40)])
+@pytest.mark.parametrize("channels", [(8, 8), (16, 24)])
+def test_winograds_convolution_is_the_convolution(channels: tuple[int, int], size: tuple[int, int], padding: str) -> None:
+    """Value and gradients against the same network in float64 on NumPy's engine; several tiles and lanes, the last ones not full."""
+    text = (
+        f"network(x: float32[{channels[0]}, {size[0]}, {size[1]}]) {{\n"
+        f"  return y = x -> conv2d({channels[1]}, kernel=3, padding={padding}) -> conv2d(8, kernel=[1, 1]) }}\n"
+        "train { loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = PRECISION }"
+    )
+    random = np.random.default_rng(0)
+    n = 27
+    found = {}
+    for precision, fast in (("float64", False), ("float32", True)):
+        model = nnc.compile(text.replace("PRECISION", precision)).init(0)
+        spread(model, 0)
+        random = np.random.default_rng(1)
+        x = random.normal(size=(n, channels[0], *size))
+        batch = {"x": x, "t": np.zeros((n, *model.program.inference.outputs["y"].shape[1:]))}
+        model.gradients(batch)
+        graph = model._executors["gradients"].graph
+        executor = Executor(graph, model.known, Randomness(0), Arena(), fast=fast)
+        found[fast] = {k: v.copy() for k, v in executor.run(batch).items()}
+    for key, exact in found[False].items():
+        np.testing.assert_allclose(found[True][key], exact, rtol=0, atol=2e-6 * np.abs(exact).max(), err_msg=key)
+
+
 def run(value: Value, arrays: dict[str, Any], *, fast: bool) -> Any:
     with np.errstate(all="ignore"):
         return Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=fast).run(arrays)["v"].copy()
