@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
+
 from .loops import numba
 
 nb = numba()
@@ -91,3 +93,42 @@ def spread(g: Any, first: int, last: int, right: int, out: Any) -> None:
                     out[8, at, k], out[9, at, k], out[10, at, k], out[11, at, k] = t0 - u0, t1 - u1, t2 - u2, t3 - u3
                     out[12, at, k], out[13, at, k], out[14, at, k], out[15, at, k] = -u0, -u1, -u2, -u3
                 at += 1
+
+
+@_jit
+def pooled(x: Any, stride: Any, window: Any, out: Any) -> None:
+    """The largest element of each window of a padded image; NaN stays NaN."""
+    samples, height, width, channels = out.shape
+    for n in range(samples):
+        for i in range(height):
+            for j in range(width):
+                y = out[n, i, j]
+                for u in range(window[0]):
+                    for v in range(window[1]):
+                        here = x[n, i * stride[0] + u, j * stride[1] + v]
+                        if u == 0 and v == 0:
+                            for k in range(channels):
+                                y[k] = here[k]
+                        else:
+                            for k in range(channels):
+                                y[k] = here[k] if here[k] > y[k] or here[k] != here[k] else y[k]
+
+
+@_jit
+def pooled_back(x: Any, top: Any, g: Any, stride: Any, window: Any, out: Any) -> None:
+    """The cotangent of each window goes to its first maximum, added to what other windows brought there. `out` is padded like x."""
+    samples, height, width, channels = top.shape
+    free = np.empty(channels, np.bool_)
+    out[...] = 0
+    for n in range(samples):
+        for i in range(height):
+            for j in range(width):
+                t, c = top[n, i, j], g[n, i, j]
+                free[:] = True
+                for u in range(window[0]):
+                    for v in range(window[1]):
+                        here, there = x[n, i * stride[0] + u, j * stride[1] + v], out[n, i * stride[0] + u, j * stride[1] + v]
+                        for k in range(channels):
+                            hit = free[k] & (here[k] == t[k])
+                            there[k] += c[k] if hit else 0
+                            free[k] = free[k] & (not hit)

@@ -85,8 +85,8 @@ class Program:
                 packed = arrays[place.owner]
                 arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
         if fast:
+            from .faster import faster
             from .fusion import fused
-            from .winograd import faster
         self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]

@@ -16,7 +16,7 @@ from .convolution import Array, Kernel, Tiles, copy_into_frame, interior, last
 from .threads import for_each
 
 
-class _Windows:
+class Windows:
     """The geometry of a pool from a large image to a small one."""
 
     def __init__(self, value: Value, n: int, large: Value, small: Value):
@@ -53,7 +53,7 @@ class _Windows:
 
 def _pool(value: Value, n: int, fill: float, merge: Callable[[Array, Array, Array], Any]) -> Kernel:
     """Merge the rows of each window, long runs of memory, and then what is left of its columns."""
-    windows = _Windows(value, n, value.operands[0], value)
+    windows = Windows(value, n, value.operands[0], value)
 
     def pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
         x, y = last(x), last(out)
@@ -98,7 +98,7 @@ def avg_pool(value: Value, n: int, randomness: object) -> Kernel:
 class _Winners:
     """Where the first maximum of each window stands, as masks of ones and zeros for integers of the elements' width."""
 
-    def __init__(self, windows: _Windows, dtype: str):
+    def __init__(self, windows: Windows, dtype: str):
         self.windows, self.integer = windows, {"float32": np.int32, "float64": np.int64}[dtype]
 
     def each(self, image: Array, top: Array, free: Array, hit: Array, mask: Array) -> Iterator[tuple[tuple[slice, ...], Array]]:
@@ -113,7 +113,7 @@ class _Winners:
 
 
 def max_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    windows = _Windows(value, n, value, value.operands[1])
+    windows = Windows(value, n, value, value.operands[1])
     winners = _Winners(windows, value.dtype)
 
     def gradient(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
@@ -142,7 +142,7 @@ def max_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
 
 def max_pool_gather(value: Value, n: int, randomness: object) -> Kernel:
     """What stands in a second image where the first has its maxima."""
-    windows = _Windows(value, n, value.operands[0], value)
+    windows = Windows(value, n, value.operands[0], value)
     winners = _Winners(windows, value.dtype)
 
     def gather(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
@@ -162,7 +162,7 @@ def max_pool_gather(value: Value, n: int, randomness: object) -> Kernel:
 
 
 def avg_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    windows = _Windows(value, n, value, value.operands[0])
+    windows = Windows(value, n, value, value.operands[0])
     inverse = _inverse_counts(value, n, value, value.operands[0])
 
     def gradient(g: Array, out: Array, frame: Array, scaled: Array) -> None:
@@ -184,7 +184,7 @@ def avg_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
 
 def _inverse_counts(value: Value, n: int, large: Value, small: Value) -> Array:
     """1 / the number of elements of each window that are no padding: [1, h, w, 1]."""
-    windows = _Windows(value, n, large, small)
+    windows = Windows(value, n, large, small)
     (top, bottom), (left, right) = windows.padding
     _, _, h, w = concrete(large.shape, n)
     inside = np.zeros((1, h + top + bottom, w + left + right, 1), value.dtype)

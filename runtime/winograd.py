@@ -19,8 +19,8 @@ _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _TRANSFORM = np.kron(_G, _G).astype(np.float32)  # a 3x3 window, as nine numbers, to 4x4
 
 
-def faster(value: Value, n: int) -> Kernel | None:
-    """The fast engine's own kernel of a value, where it has one."""
+def winograd(value: Value, n: int) -> Kernel | None:
+    """The kernel of a convolution or of its gradients, where this form fits."""
     if not has_winograd(value):
         return None
     padding: Edges = value.attributes["padding"]
@@ -72,7 +72,7 @@ def _weight_gradient(padding: Edges) -> Kernel:
         right, tiles = _tiles(g, frame, cut, channels)
 
         def lane(i: int) -> None:
-            into = sums[i]
+            first = True
             for some in tiles.lanes[i]:
                 samples = some.stop - some.start
                 framed = _framed(x[some], frame[i, :samples], padding)
@@ -81,10 +81,10 @@ def _weight_gradient(padding: Edges) -> Kernel:
                     d, s = _pieces(cut[i], count, channels), _pieces(products[i], count, given)
                     compiled.pieces(framed, rows.start, rows.stop, right, d)
                     compiled.spread(g[some], rows.start, rows.stop, right, s)
-                    np.matmul(d.transpose(0, 2, 1), s, into)
-                    if into is not sums[i]:
-                        np.add(sums[i], into, sums[i])
-                    into = part[i]
+                    np.matmul(d.transpose(0, 2, 1), s, sums[i] if first else part[i])
+                    if not first:
+                        np.add(sums[i], part[i], sums[i])
+                    first = False
 
         for_each(len(frame), lane)
         for other in sums[1:]:

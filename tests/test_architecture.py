@@ -114,8 +114,9 @@ RUNTIME = {
     "loops": "files nnc.compiler.ir",
     "compiled": "loops",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
+    "faster": "compiled convolution pooling winograd nnc.compiler.ir",
     "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
-    "executor": "kernels fusion winograd nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
+    "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "machine": "engine threads",
     "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
     "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "

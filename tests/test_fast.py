@@ -111,6 +111,24 @@ def test_winograds_convolution_is_the_convolution(channels: tuple[int, int], siz
         np.testing.assert_allclose(found[True][key], exact, rtol=0, atol=2e-6 * np.abs(exact).max(), err_msg=key)
 
 
+@pytest.mark.parametrize("arguments", ["2", "3, stride=2", "[3, 2], stride=1, padding=1", "3, stride=2, padding=same", "2, stride=3"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_pools_are_numpys(arguments: str, precision: str) -> None:
+    text = (
+        f"network(x: float32[3, 8, 9]) {{ return y = x -> conv2d(5, kernel=2) -> relu -> max_pool({arguments}) }}\n"
+        f"train {{ loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = {precision} }}"
+    )
+    model = nnc.compile(text).init(0)
+    spread(model, 0)
+    x = np.random.default_rng(0).normal(size=(19, 3, 8, 9))
+    batch = {"x": x, "t": np.zeros((19, *model.program.inference.outputs["y"].shape[1:]))}
+    model.gradients(batch)
+    graph = model._executors["gradients"].graph
+    plain, found = ({k: v.copy() for k, v in Executor(graph, model.known, Randomness(0), Arena(), fast=fast).run(batch).items()} for fast in (False, True))
+    for key, array in plain.items():
+        np.testing.assert_allclose(found[key], array, rtol=1e-6 if precision == "float32" else 1e-12, atol=1e-6, err_msg=key)
+
+
 def run(value: Value, arrays: dict[str, Any], *, fast: bool) -> Any:
     with np.errstate(all="ignore"):
         return Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=fast).run(arrays)["v"].copy()
