@@ -20,12 +20,13 @@ nb = numba()
 F = TypeVar("F", bound=Callable[..., None])
 
 
-def _jit(function: F) -> F:
+def compiled_kernel(function: F) -> F:
+    """Compiled for the types that it is called with, and kept on disk."""
     made: F = nb.njit(nogil=True, error_model="numpy", cache=True)(function)
     return made
 
 
-@_jit
+@compiled_kernel
 def pieces(frame: Any, first: int, last: int, right: int, out: Any) -> None:
     """B^T d B of every 4x4 piece, two apart, in some rows of pieces of a padded image: [16, pieces, channels]."""
     channels = frame.shape[3]
@@ -46,7 +47,7 @@ def pieces(frame: Any, first: int, last: int, right: int, out: Any) -> None:
                 at += 1
 
 
-@_jit
+@compiled_kernel
 def joined(m: Any, first: int, last: int, right: int, out: Any) -> None:
     """A^T m A of every piece into its 2x2 outputs; an odd last row or column takes half of its pieces."""
     samples, height, width, channels = out.shape
@@ -72,7 +73,7 @@ def joined(m: Any, first: int, last: int, right: int, out: Any) -> None:
                 at += 1
 
 
-@_jit
+@compiled_kernel
 def spread(g: Any, first: int, last: int, right: int, out: Any) -> None:
     """A g A^T of every 2x2 piece of a cotangent: [16, pieces, channels]; what lies outside is 0."""
     samples, height, width, channels = g.shape
@@ -95,7 +96,7 @@ def spread(g: Any, first: int, last: int, right: int, out: Any) -> None:
                 at += 1
 
 
-@_jit
+@compiled_kernel
 def pooled(x: Any, stride: Any, window: Any, out: Any) -> None:
     """The largest element of each window of a padded image; NaN stays NaN."""
     samples, height, width, channels = out.shape
@@ -114,7 +115,7 @@ def pooled(x: Any, stride: Any, window: Any, out: Any) -> None:
                                 y[k] = here[k] if here[k] > y[k] or here[k] != here[k] else y[k]
 
 
-@_jit
+@compiled_kernel
 def pooled_back(x: Any, top: Any, g: Any, stride: Any, window: Any, out: Any) -> None:
     """The cotangent of each window goes to its first maximum, added to what other windows brought there. `out` is padded like x."""
     samples, height, width, channels = top.shape

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
-from numpy.lib.stride_tricks import as_strided
 
 from nnc.compiler.ir import Value
 from nnc.compiler.plan import Plan
@@ -160,18 +159,31 @@ def _flat(array: Array, order: tuple[int, ...]) -> Array | None:
         if array.strides[axis] != expected:
             return None
         expected *= array.shape[axis]
-    return as_strided(array, (array.size,), (array.itemsize,), writeable=True)
+    return _seen(array, array.size)
+
+
+class _Memory:
+    """Some elements of an array one after another. A broadcast view calls itself read-only; compiled loops know one kind of array."""
+
+    def __init__(self, array: Array, count: int):
+        self.owner = array
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False), "shape": (count,), "strides": None}
+
+
+def _seen(array: Array, count: int) -> Array:
+    return np.asarray(_Memory(array, count))
 
 
 def _operand(array: Array, out: Array, order: tuple[int, ...]) -> Operand | None:
     if array.size == 1:
-        return Operand("number", as_strided(array, (1,), (array.itemsize,), writeable=True))
+        return Operand("number", _seen(array, 1))
     spread = np.broadcast_to(array, out.shape)
     steps = [spread.strides[axis] for axis in order]
     sizes = [out.shape[axis] for axis in order]
     moving = [i for i, step in enumerate(steps) if step != 0]
     if not moving:  # one number, spread
-        return Operand("number", as_strided(array, (1,), (array.itemsize,), writeable=True))
+        return Operand("number", _seen(array, 1))
     first, last = moving[0], moving[-1] + 1
     if len(moving) != last - first:
         return None
@@ -181,7 +193,7 @@ def _operand(array: Array, out: Array, order: tuple[int, ...]) -> Operand | None
             return None
         expected *= sizes[i]
     count = expected // array.itemsize
-    flat = as_strided(array, (count,), (array.itemsize,), writeable=True)
+    flat = _seen(array, count)
     if first == 0 and last == len(order):
         return Operand("full", flat)
     if last == len(order):

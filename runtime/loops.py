@@ -1,8 +1,7 @@
 """Loops compiled by numba, for the fast engine: a text for each kind of loop, compiled once and kept on disk.
 
-A loop's text speaks of shapes and places no more than needed, so that layers of one kind share it. Functions that LLVM cannot vectorise are
-written here in arithmetic that it can: exp by its series after taking out a power of two (Cody and Waite 1980), accurate to 2 units in the last
-place of float32. In float64 the standard library's are called.
+A loop's text speaks of shapes and places no more than needed, so that layers of one kind share it. It begins with the functions that it
+calls (vector_math.py), so that numba keeps both together.
 """
 
 from __future__ import annotations
@@ -49,58 +48,6 @@ TERMS: dict[str, str] = {
     "cast": "",
 }
 
-_PRELUDE = '''import numba as nb
-import numpy as np
-
-f32, i32 = np.float32, np.int32
-
-
-@nb.njit(error_model="numpy")
-def exp_float32(x):
-    c = f32(88.8) if x > f32(88.8) else x
-    c = f32(-104.0) if c < f32(-104.0) else c
-    n = (c * f32(1.44269504088896341) + f32(12582912.0)) - f32(12582912.0)
-    r = c - n * f32(0.693359375)
-    r = r - n * f32(-2.12194440e-4)
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
-    p = p * r + f32(8.3334519073e-3)
-    p = p * r + f32(4.1665795894e-2)
-    p = p * r + f32(1.6666665459e-1)
-    p = p * r + f32(5.0000001201e-1)
-    y = p * r * r + r + f32(1.0)
-    k = i32(n)
-    h = k >> i32(1)
-    return y * i32((h + i32(127)) << i32(23)).view(f32) * i32((k - h + i32(127)) << i32(23)).view(f32)
-
-
-@nb.njit(error_model="numpy")
-def tanh_float32(x):
-    m = abs(x)
-    s = x * x
-    p = f32(-5.70498872745e-3)
-    p = p * s + f32(2.06390887954e-2)
-    p = p * s + f32(-5.37397155531e-2)
-    p = p * s + f32(1.33314422036e-1)
-    p = p * s + f32(-3.33332819422e-1)
-    near = p * s * x + x
-    far = f32(1.0) - f32(2.0) / (exp_float32(m + m) + f32(1.0))
-    far = -far if x < f32(0.0) else far
-    return near if m < f32(0.625) else far
-
-
-@nb.njit(error_model="numpy")
-def exp_float64(x):
-    return np.exp(x)
-
-
-@nb.njit(error_model="numpy")
-def tanh_float64(x):
-    return np.tanh(x)
-
-'''
-
-
 def knows(dtype: np.dtype[Any]) -> bool:
     return dtype.name in _KNOWN
 
@@ -130,7 +77,7 @@ def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -
     types = ", ".join(_type(kind, dtype, two) for kind, dtype in kinds)
     names = ", ".join(f"a{i}" for i in range(len(kinds)))
     text = f'@nb.njit("void({types})", nogil=True, error_model="numpy", cache=True)\ndef loop({names}):\n' + "\n".join(f"    {line}" for line in body) + "\n"
-    return compiled(_PRELUDE + "\n" + text)
+    return compiled(text)
 
 
 def _type(kind: str, dtype: str, two: bool) -> str:
@@ -159,6 +106,7 @@ def numba() -> Any:
 
 @cache
 def compiled(text: str) -> Callable[..., Any]:
+    text = Path(__file__).with_name("vector_math.py").read_text(encoding="utf-8") + "\n\n" + text
     key = hashlib.sha256(f"{numba().__version__} {np.__version__} {sys.version} {text}".encode()).hexdigest()[:24]
     path = folder() / f"loop_{key}.py"
     if not any((path.parent / "__pycache__").glob(f"{path.stem}*.nbi")):

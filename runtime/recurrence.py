@@ -56,7 +56,7 @@ def _back(order: Order) -> list[tuple[int, int | None]]:
     return _pairs(order[::-1])
 
 
-def _gates(cells: Array, count: int) -> Array:
+def gates_of(cells: Array, count: int) -> Array:
     """The gates of all steps [steps, n, count, units]: the memory of the last blocks."""
     _, steps, n, units = cells.shape
     return cells[-count:].reshape(steps, n, count, units)
@@ -119,7 +119,7 @@ def _rnn_relu_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequenc
 
 def _lstm(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
     h, c, s = out[:3]
-    gates = _gates(out, 4)
+    gates = gates_of(out, 4)
     for t, before in _pairs(order):
         now = gates[t].reshape(z[t].shape)
         if before is None:
@@ -142,7 +142,7 @@ def _lstm(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array
 def _lstm_back(g_h: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
     """dh = g + dz' R; dc = dh o (1 - s^2) + f' dc', the step after with a prime; dz of i, f, g is dc, of o dh, times the factors."""
     _, c, s = cells[:3]
-    i, o, f, g = (_gates(cells, 4)[:, :, k] for k in range(4))
+    i, o, f, g = (gates_of(cells, 4)[:, :, k] for k in range(4))
     dh, dc, space, to_c = spaces
     dz = out[0]
     steps, n, units = c.shape
@@ -178,7 +178,7 @@ def _lstm_back(g_h: Array, cells: Array, r: Array, out: Array, spaces: Sequence[
 
 def _gru(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
     h, inner = out[:2]
-    gates, units = _gates(out, 3), h.shape[2]
+    gates, units = gates_of(out, 3), h.shape[2]
     for t, before in _pairs(order):
         sigmoids, of_z, of_new = gates[t].reshape(q.shape)[:, : 2 * units], z[t, :, : 2 * units], z[t, :, 2 * units :]
         if before is None:
@@ -204,7 +204,7 @@ def _gru(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array,
 def _gru_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
     """dh = g + update' dh' + dq' R; dz and dq are dh times factors. They differ in the new state's gate alone: dq = reset dz there."""
     h, inner = cells[:2]
-    update, reset, new = (_gates(cells, 3)[:, :, k] for k in range(3))
+    update, reset, new = (gates_of(cells, 3)[:, :, k] for k in range(3))
     dh, carried = spaces
     dz, dq = out
     steps, n, units = h.shape

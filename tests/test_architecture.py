@@ -112,9 +112,12 @@ RUNTIME = {
     "solvers": "",
     "kernels": "convolution pooling special recurrence recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
     "loops": "files nnc.compiler.ir",
+    "vector_math": "",
+    "blas": "loops threads",
     "compiled": "loops",
+    "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
-    "faster": "compiled convolution pooling winograd nnc.compiler.ir",
+    "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
     "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "machine": "engine threads",
@@ -174,8 +177,10 @@ ONLY_IN = {
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
+    "numba": {"nnc.runtime.engine", "nnc.runtime.loops", "nnc.runtime.vector_math", "nnc.runtime.blas"},
+    "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas"},
 }
-THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL"}
+THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 
 
 def table() -> dict[str, set[str]]:

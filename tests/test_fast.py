@@ -129,6 +129,25 @@ def test_pools_are_numpys(arguments: str, precision: str) -> None:
         np.testing.assert_allclose(found[key], array, rtol=1e-6 if precision == "float32" else 1e-12, atol=1e-6, err_msg=key)
 
 
+@pytest.mark.parametrize("steps", [1, 6])
+@pytest.mark.parametrize("layer", ["lstm(24)", "gru(24, return_sequences=true)", "lstm(5, bidirectional=true)", "gru(7, bidirectional=true)"])
+def test_recurrences_are_numpys(layer: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnc.runtime.faster.workers", lambda: 3)
+    text = (
+        f"network(x: float32[{steps}, 3]) {{ return y = x -> {layer} -> flatten -> dense(2) }}\n"
+        "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1 }"
+    )
+    model = nnc.compile(text).init(0)
+    spread(model, 0)
+    random = np.random.default_rng(0)
+    batch = {"x": random.normal(size=(37, steps, 3)).astype(np.float32), "t": random.normal(size=(37, 2)).astype(np.float32)}
+    model.gradients(batch)
+    graph = model._executors["gradients"].graph
+    plain, found = ({k: v.copy() for k, v in Executor(graph, model.known, Randomness(0), Arena(), fast=fast).run(batch).items()} for fast in (False, True))
+    for key, array in plain.items():
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-6 * max(np.abs(array).max(), 1e-3), err_msg=key)
+
+
 def run(value: Value, arrays: dict[str, Any], *, fast: bool) -> Any:
     with np.errstate(all="ignore"):
         return Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=fast).run(arrays)["v"].copy()
