@@ -282,7 +282,7 @@ def test_a_steady_step_allocates_no_array_of_the_batch(name: str) -> None:
     body, loss = BODIES[name]
     text = spec(f"  return output = x -> {body}", loss=f"{loss}(output, y)", optimizer="adam", clip="global_norm(1.0)")
     model = nnc.compile(text).init(0)
-    n = 50_000
+    n = 100_000
     random = np.random.default_rng(0)
     batch = {"x": random.normal(size=(n, 3))}
     outputs = model.predict(batch)["output"].shape
