@@ -93,7 +93,7 @@ def nnc(*arguments: str | Path) -> Said:
 
 def command(*arguments: str | Path) -> list[str]:
     """The command line of a process of its own."""
-    return [sys.executable, "-m", "nnc", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "nnc", *map(str, arguments)]
 
 
 def process(*arguments: str | Path, **given: Any) -> Said:

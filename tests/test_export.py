@@ -179,7 +179,7 @@ def test_trained_running_statistics_leave(shape: tuple[int, ...], tmp_path: Path
 
 TRAINING_ALONE = {
     "conv2d_weight_gradient", "max_pool_gradient", "max_pool_gather", "avg_pool_gradient", "pack", "part", "bernoulli", "normal", "scatter_add",
-    "coalesce", "scatter_update",
+    "recurrence", "recurrence_gradient", "coalesce", "scatter_update",
 }  # fmt: skip
 
 
