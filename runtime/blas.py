@@ -33,7 +33,6 @@ def has_product() -> bool:
 
 def sgemm() -> Any:
     """sgemm(order, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc) for compiled code."""
-    from numba import types
-
+    types = numba().types
     i, n, f, p = types.int32, types.int64, types.float32, types.CPointer(types.float32)
     return types.ExternalFunction(_NAME, types.void(i, i, i, n, n, n, f, p, n, p, n, f, p, n))

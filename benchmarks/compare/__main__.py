@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Measurement:
         self.processes = 1 if given.quick else given.processes
         self.versions = versions(given.python)
         chosen = [CONTESTANTS[name] for name in dict.fromkeys(given.contestants)]
-        self.present = [c for c in chosen if c.own or all(library in self.versions for library in c.libraries)]
+        self.present = [c for c in chosen if all(find_spec(library) if c.own else library in self.versions for library in c.libraries)]
         self.absent = [c.name for c in chosen if c not in self.present]
         self.lines: list[dict[str, Any]] = []
         self.limits: list[dict[str, Any]] = []

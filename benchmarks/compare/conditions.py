@@ -15,7 +15,7 @@ REMOVED = ("OPENBLAS_", "PYTHONSAFEPATH")
 # With glibc's own thresholds large arrays go back to the system and are faulted in again in every step.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 # What is compiled and kept on disk: empty when the first process of a contestant starts.
-CACHES = ("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR")
+CACHES = ("TORCHINDUCTOR_CACHE_DIR", "NUMBA_CACHE_DIR", "NNC_CACHE")
 # What else may bear on the figures, as it was found.
 NOTED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "LD_PRELOAD")
 

@@ -27,7 +27,7 @@ class Contestant:
     module: str
     libraries: tuple[str, ...]  # without them it does not take part
     options: frozenset[str] = frozenset()
-    own: bool = False  # nnc's, measured against the others
+    own: bool = False  # nnc's, measured against the others; it runs in this interpreter
     takes: Callable[[Workload], bool] = lambda workload: True
 
 
@@ -45,7 +45,8 @@ def _plain(workload: Workload) -> bool:
 
 
 _ALL = (
-    Contestant("nnc", "nnc_trainer", ("nnc",), own=True),
+    Contestant("nnc", "nnc_trainer", (), frozenset({"numpy"}), own=True),
+    Contestant("nnc-fast", "nnc_trainer", ("numba",), frozenset({"fast"}), own=True),
     Contestant("torch", "torch_peer", ("torch",)),
     Contestant("torch-cl", "torch_peer", ("torch",), frozenset({"channels_last"}), takes=_images),
     Contestant("torch-compile", "torch_peer", ("torch",), frozenset({"compile"})),

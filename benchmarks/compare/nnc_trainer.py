@@ -6,6 +6,7 @@ report to an observer after every step. What follows an epoch of `nnc train` and
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def write(workload: Workload, data: Data, folder: Path) -> None:
 
 
 def place(workload: Workload, data: Data, options: frozenset[str], folder: Path) -> Held:
+    os.environ["NNC_ENGINE"] = "fast" if "fast" in options else "numpy"
     write(workload, data, folder)
     return load(analyse(read(workload.spec), root=folder), folder)[1], folder
 
