@@ -177,7 +177,7 @@ ONLY_IN = {
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
-    "numba": {"nnc.runtime.engine", "nnc.runtime.loops", "nnc.runtime.vector_math", "nnc.runtime.blas"},
+    "numba": {"nnc.runtime.engine", "nnc.runtime.loops", "nnc.runtime.vector_math"},
     "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas"},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
