@@ -79,6 +79,12 @@ def parse_expression(source: Source, findings: Findings) -> syntax.Expression | 
     return Builder(findings).expression(tree) if tree is not None else None
 
 
+def tokens_of(text: str) -> Iterator[tuple[str, str, int]]:
+    """Kind, text and place of each token of a text that parses."""
+    for token in _lark().lex(text):
+        yield token.type, str(token), span_of(token).start
+
+
 def _feed(start: str, tokens: list[Token], one_from: int | None = None) -> tuple[Tree[Token] | None, Stop | None]:
     """The tree, or where reading stops. From `one_from` on there is one statement: a second one is what does not fit."""
     parser = _lark().parse_interactive(start=start)

@@ -16,18 +16,27 @@ from .program import Program
 from .schema import Schema
 from .source import Source
 
-__all__ = ["Program", "analyse", "read"]
+__all__ = ["Program", "analyse", "decoded", "read"]
 
 
 def read(path: Path, name: str | None = None) -> Source:
     """The text of a spec; E401 or E111 where there is none."""
     findings = Findings(Source(name or str(path), ""))
     try:
-        return Source(name or str(path), path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
-    except UnicodeDecodeError as error:
-        findings.add("E111", None, f"byte {error.start} is not UTF-8", name=str(path), help="save it as UTF-8")
+        return decoded(path.read_bytes(), name or str(path))
     except OSError as error:
         findings.add("E401", None, str(error.strerror), path=str(path), help="give the path of a .nn file")
+    findings.stop_on_errors()
+    raise AssertionError("unreachable")
+
+
+def decoded(data: bytes, name: str) -> Source:
+    """The text of a spec's bytes, without a byte order mark and carriage returns; E111 where they are no text."""
+    findings = Findings(Source(name, ""))
+    try:
+        return Source(name, data.decode("utf-8-sig").replace("\r\n", "\n"))
+    except UnicodeDecodeError as error:
+        findings.add("E111", None, f"byte {error.start} is not UTF-8", name=name, help="save it as UTF-8")
     findings.stop_on_errors()
     raise AssertionError("unreachable")
 

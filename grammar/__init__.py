@@ -1,7 +1,7 @@
 """The syntax of .nn files. nn.lark is its only definition; tables.json is what lark makes of it, so that a start does not wait for that.
 
 `python -m nnc.grammar` writes the tables anew. They carry the text that they were made from and lark's version: where either differs, they are
-not used.
+not used. nn.tmLanguage.json colours specs in editors; the tests keep it at nn.lark's words.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .compiler.diagnostics import Findings, SpecError, render_text
 from .compiler.source import Source
 
 FAILED_WHILE_RUNNING = frozenset(("E510", "E701", "E705", "E706"))  # exit status 3: not finite, disk full, no memory
-LATER = ("fmt", "report", "tune")
+LATER = ("report", "tune")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     spec(made, many=True)
     made.add_argument("--format", choices=("text", "json", "github"), default="text")
     made.add_argument("--no-data", action="store_true", help="leave data sources unopened")
+
+    made = command("fmt", "write files in the one layout")
+    made.add_argument("file", nargs="+", metavar="FILE", help="a .nn file; - reads one from the input and writes it to the output")
+    made.add_argument("--check", action="store_true", help="name the files that would change, and change none")
 
     spec(command("summary", "layers, shapes, parameters, operations and bytes"))
 

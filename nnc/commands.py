@@ -7,6 +7,7 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,52 @@ def check(options: Namespace) -> int:
         for diagnostic in found:
             print(render_text(diagnostic), file=sys.stderr)
     return 1 if refused else 0
+
+
+def fmt(options: Namespace) -> int:
+    from .compiler.formatting import formatted
+
+    refused = differing = 0
+    for file in options.file:
+        try:
+            given = _bytes(file)
+            made = formatted(pipeline.decoded(given, "<stdin>" if file == "-" else file)).encode()
+            differing += made != given
+            if options.check:
+                if made != given:
+                    print(f"{'<stdin>' if file == '-' else file}: would change")
+            elif file == "-":
+                _put(made)
+            elif made != given:
+                from .runtime.files import write_bytes
+
+                write_bytes(Path(file), made)
+                print(file)
+        except SpecError as error:
+            refused += 1
+            for diagnostic in error.diagnostics:
+                print(render_text(diagnostic), file=sys.stderr)
+    return 1 if refused or (options.check and differing) else 0
+
+
+def _bytes(file: str) -> bytes:
+    """A spec as it stands in its file; `-` is the standard input."""
+    if file == "-":
+        return sys.stdin.buffer.read() if sys.stdin is not None else b""
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        _refuse("E401", str(error.strerror), "give the path of a .nn file", path=file)
+        raise AssertionError("refused") from error
+
+
+def _put(data: bytes) -> None:
+    """Bytes as they are, whatever encoding the output has."""
+    sys.stdout.flush()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.buffer.write(data)
+    else:
+        sys.stdout.write(data.decode())
 
 
 def _product(shape: tuple[int, ...]) -> int:

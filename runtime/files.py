@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,8 @@ def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             try:
+                with suppress(FileNotFoundError):  # a file that is replaced keeps its permissions
+                    os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
                 yield lambda data: _write_all(handle, data)
                 os.fsync(handle)
             finally:

@@ -98,6 +98,8 @@ COMPILER = {
     "advice": "diagnostics program links advice_layers advice_outputs advice_training",
     "serve": "diagnostics ir operation passes lower prepare objective program",
     "ensemble": "diagnostics ir passes lower prepare objective training program serve",
+    "wrapping": "tokens",
+    "formatting": "source diagnostics parse tokens wrapping",
     "pipeline": "source diagnostics parse schema check lower program agree advice",
 }
 RUNTIME = {
@@ -160,8 +162,8 @@ TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
     "nnc.runtime.train",
     "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train nnc.runtime.verdict",
-    "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.lower "
-    "nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
+    "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
+    "nnc.compiler.lower nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
     "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",
     "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",

@@ -147,7 +147,7 @@ def test_explain() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["train"], ["check"], ["predict", "run", "in.csv"], ["check", "x", "--format", "xml"],
-                                       ["fmt", "x.nn"], ["check", "x.nn", "--max-bytes", "many"]])  # fmt: skip
+                                       ["tune", "x.nn"], ["check", "x.nn", "--max-bytes", "many"]])  # fmt: skip
 def test_wrong_usage(arguments: list[str]) -> None:
     said = nnc(*arguments)
     assert said.status == 2
