@@ -13,7 +13,7 @@ from .compiler.diagnostics import Findings, SpecError, render_text
 from .compiler.source import Source
 
 FAILED_WHILE_RUNNING = frozenset(("E510", "E701", "E705", "E706"))  # exit status 3: not finite, disk full, no memory
-LATER = ("report", "tune")
+LATER = ("tune",)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,7 +64,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN")
     made.add_argument("-o", "--out", metavar="DIR", help="default: RUN/export")
 
-    made = command("run", "check, build, train, eval and export: the whole way in one word")
+    made = command("report", "one page about a run: figures, curves, verdict, export, environment")
+    made.add_argument("run", metavar="RUN")
+    made.add_argument("-o", "--out", metavar="FILE", help="default: RUN/report.html")
+
+    made = command("run", "check, build, train, eval, export and report: the whole way in one word")
     spec(made)
     made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
     made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")

@@ -16,11 +16,13 @@ from .compiler import pipeline
 from .compiler.codes import CODES
 from .compiler.diagnostics import Diagnostic, Findings, SpecError, did_you_mean, render_github, render_json, render_text
 from .compiler.lower import MAX_BYTES
+from .compiler.shown import bytes_of, count
 from .compiler.source import Source
 
 if TYPE_CHECKING:
     from .runtime.ensemble import Ensemble
     from .runtime.model import Model
+    from .runtime.run import Run
 
 
 def _overrides(options: Namespace) -> dict[str, str]:
@@ -146,23 +148,23 @@ def summary(options: Namespace) -> int:
 
     program = _analyse(options, options.file)
     found = cost(program)
-    rows = [[c.path, c.operation, c.output, f"{c.parameters:,}" if c.parameters else "", terminal.count(c.flops) if c.flops else ""] for c in found.layers]
+    rows = [[c.path, c.operation, c.output, f"{c.parameters:,}" if c.parameters else "", count(c.flops) if c.flops else ""] for c in found.layers]
     for declared in reversed(program.experiment.network.inputs):
         rows.insert(0, [declared.name, "input", str(list(declared.shape)) if declared.shape else "scalar", "", ""])
     print(terminal.table(["layer", "operation", "output", "parameters", "flops"], rows, (3, 4)))
     print()
-    print(f"parameters  {found.parameters:,} ({terminal.bytes_of(found.parameter_bytes)})")
+    print(f"parameters  {found.parameters:,} ({bytes_of(found.parameter_bytes)})")
     samples = training_samples(program)
     if samples:
         print(f"samples     {samples:,} in training, {found.parameters / samples:.3g} parameters for each")
-    print(f"flops       {terminal.count(found.flops)} a sample, forward")
+    print(f"flops       {count(found.flops)} a sample, forward")
     if found.training_bytes is not None:
-        print(f"training    {terminal.bytes_of(found.training_bytes)} at batch {found.batch:,}")
-    print(f"inference   {terminal.bytes_of(found.inference_bytes)} at batch {found.batch:,}")
+        print(f"training    {bytes_of(found.training_bytes)} at batch {found.batch:,}")
+    print(f"inference   {bytes_of(found.inference_bytes)} at batch {found.batch:,}")
     if found.members > 1:
         n = found.members
         print(f"ensemble    {n} such networks, trained one after another: {n} times the time; the exported one has {n * found.parameters:,} parameters "
-              f"({terminal.bytes_of(n * found.parameter_bytes)}) and {terminal.count(n * found.flops)} flops a sample")  # fmt: skip
+              f"({bytes_of(n * found.parameter_bytes)}) and {count(n * found.flops)} flops a sample")  # fmt: skip
     return 0
 
 
@@ -285,8 +287,27 @@ def run(options: Namespace) -> int:
 
     result = _train(options)
     _report(result)
-    _export(result.model, Run(result.run).rows(), result.run / "export")
+    done = Run(result.run)
+    _export(result.model, done.rows(), done.path / "export")
+    _page(done, done.report)
     return 0
+
+
+def report(options: Namespace) -> int:
+    from .runtime.run import Run
+
+    run = Run(Path(options.run))
+    _page(run, Path(options.out) if options.out else run.report)
+    return 0
+
+
+def _page(run: Run, path: Path) -> None:
+    from .runtime.files import write_text
+    from .runtime.recorded import recorded
+    from .runtime.report import page
+
+    write_text(path, page(recorded(run)))
+    print(f"report  {path}")
 
 
 def explain(options: Namespace) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .compiler.diagnostics import render_text
+from .compiler.shown import figure
 
 if TYPE_CHECKING:
     from .runtime.train import Progress
@@ -26,29 +27,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
         lines.append("  ".join(shown).rstrip())
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(lines)
-
-
-def count(number: float) -> str:
-    """A large number with its thousands, millions ..."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:g}"
-
-
-def bytes_of(number: int) -> str:
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"
-
-
-def figure(value: Any) -> str:
-    """A number; a figure for each class in brackets, the rows of a matrix with a semicolon between them."""
-    if isinstance(value, list):
-        rows = value if value and isinstance(value[0], list) else [value]
-        return "[" + "; ".join(" ".join(str(v) if isinstance(v, int) else figure(v) for v in row) for row in rows) + "]"
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
 
 
 def figures(by_split: Mapping[str, Mapping[str, float]]) -> str:

@@ -7,10 +7,12 @@
     best.safetensors     the checkpoint of the best epoch, where a validation split or `stop` says what is best
     rows.json            raw rows to verify an export with
     plan.txt             the step that ran
+    figures.json         loss and metrics by split of the weights that were kept, once training has ended
     verdict.json         what the learning curve shows, once training has ended
+    report.html          the page that `nnc report` writes
 
 The run of an ensemble holds a folder for each member, members/1, members/2, ..., with the files that are a member's own: metrics.jsonl,
-last.safetensors, best.safetensors, plan.txt, verdict.json. ensemble.safetensors is written when the last has finished.
+last.safetensors, best.safetensors, plan.txt, figures.json, verdict.json. ensemble.safetensors is written when the last has finished.
 
 A run is begun when its first checkpoint is there. The manifest is written first and removed last, so that a directory with a
 part of a run in it is always known as nnc's own.
@@ -48,8 +50,8 @@ except ImportError:  # Windows
 
 Array = np.ndarray[Any, Any]
 KEPT_ROWS = 256
-MEMBER_FILES = ("last.safetensors", "best.safetensors", "verdict.json", "metrics.jsonl", "plan.txt")
-FILES = (*MEMBER_FILES, "rows.json", "spec.nn", "manifest.json")
+MEMBER_FILES = ("last.safetensors", "best.safetensors", "figures.json", "verdict.json", "metrics.jsonl", "plan.txt")
+FILES = (*MEMBER_FILES, "report.html", "rows.json", "spec.nn", "manifest.json")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class Run:
     @property
     def ensemble(self) -> Path:
         return self.path / "ensemble.safetensors"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def verification(self) -> Path:
+        """What `nnc export` found, where it was not given another place."""
+        return self.path / "export" / "verification.json"
 
     def member(self, index: int) -> Run:
         """Where a member of an ensemble, counted from 1, is trained."""
@@ -128,6 +139,7 @@ class Run:
         """Remove an earlier run's files, and nothing else; the checkpoint first, the manifest last."""
         with _writing(self.path):
             self.ensemble.unlink(missing_ok=True)
+            self.verification.unlink(missing_ok=True)  # it is about another model
             for member in self._members():
                 for name in MEMBER_FILES:
                     (member.path / name).unlink(missing_ok=True)
@@ -147,6 +159,9 @@ class Run:
 
     def write_history(self, lines: list[str]) -> None:
         write_text(self.path / "metrics.jsonl", "".join(line + "\n" for line in lines))
+
+    def write_figures(self, content: dict[str, Any]) -> None:
+        write_json(self.path / "figures.json", content)
 
     def write_verdict(self, content: dict[str, Any]) -> None:
         write_json(self.path / "verdict.json", content)

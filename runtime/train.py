@@ -331,6 +331,7 @@ class Trainer:
         figures = {split: self.figures(split) for split in self.data.splits}
         place = self.place
         judged = verdict(self.model, self.evaluator, self.data, self.history, figures, place.stopped_early)
+        self.run.write_figures(figures)
         self.run.write_verdict(asdict(judged))
         best_epoch = place.best_epoch if place.best_epoch >= 0 else None
         return Result(self.model, figures, self.run.path, self.history, seconds, place.stopped_early, best_epoch, judged, self.data)
@@ -414,6 +415,7 @@ def train(
         ensemble = Ensemble([run.member(index).network() for index in range(1, experiment.members + 1)])
         ensemble.save(run.ensemble)
         figures = figures_of(ensemble, data.raw, rows_of(experiment, data.pool, [member.splits for member in finished]))
+        run.write_figures(figures)
     return EnsembleResult(ensemble, figures, finished, run.path, time.perf_counter() - begun)
 
 

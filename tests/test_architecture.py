@@ -31,6 +31,7 @@ COMPILER = {
     "parse": "source diagnostics syntax tokens build nnc.grammar",
     "ir": "",
     "primitives": "ir",
+    "shown": "",
     "verify": "ir",
     "autodiff": "ir primitives",
     "passes.common": "ir",
@@ -155,17 +156,22 @@ RUNTIME = {
     "train": "kernels executor loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "recorded": "files model run verdict nnc.compiler.program",
+    "charts": "",
+    "page": "charts",
+    "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
     "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
     "doctor": "engine machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
     "nnc.runtime.train",
-    "nnc.terminal": "nnc.compiler.diagnostics nnc.runtime.train nnc.runtime.verdict",
+    "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
-    "nnc.compiler.lower nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
+    "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
     "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
-    "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.doctor",
+    "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
+    "nnc.runtime.doctor",
     "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
     "nnc.__main__": "nnc.cli",
 }

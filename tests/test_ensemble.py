@@ -554,7 +554,8 @@ def test_a_run_of_one_network_takes_the_place_of_an_ensemble(tmp_path: Path) -> 
     one = write(tmp_path / "one.nn", BAGGING.replace("let epochs = 8", "let epochs = 1").replace("ensemble = bagging(4)", ""))
     assert nnc("train", one, "-o", run).status == 0
     assert sorted(p.name for p in run.iterdir()) == [
-        "best.safetensors", "last.safetensors", "manifest.json", "members", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "verdict.json"]  # fmt: skip
+        "best.safetensors", "figures.json", "last.safetensors", "manifest.json", "members", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn",
+        "verdict.json"]  # fmt: skip
     assert [str(p.relative_to(run)) for p in (run / "members").rglob("*") if p.is_file()] == ["members/2/notes.txt"]
     assert "accuracy" in nnc("eval", run).out
     refused(nnc("train", tmp_path / "spec.nn", "-o", run, "--resume"), "E511", "the spec has changed")

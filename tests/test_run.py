@@ -133,7 +133,7 @@ def test_the_run_directory(tmp_path: Path) -> None:
     spec = write(tmp_path / "tiny.nn", TINY)
     result = api.train(spec, out=tmp_path / "run")
     run = tmp_path / "run"
-    names = ["best.safetensors", "last.safetensors", "manifest.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "verdict.json"]
+    names = ["best.safetensors", "figures.json", "last.safetensors", "manifest.json", "metrics.jsonl", "plan.txt", "rows.json", "spec.nn", "verdict.json"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert (run / "spec.nn").read_text("utf-8") == TINY
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
