@@ -91,6 +91,8 @@ class Program:
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
             kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
+            if value.op == "pack" and all(o in made.places and made.places[o].owner is value for o in value.operands):
+                kernel = _nothing  # every part was written at its place
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
         self.forward_steps = self.steps[: made.forward]
         self.update_steps = self.steps[made.forward :]
@@ -136,6 +138,10 @@ def laid_out(flat: Array, shape: tuple[int, ...], order: Order | None) -> Array:
     if order is None or order == tuple(range(len(shape))):
         return flat.reshape(shape)
     return flat.reshape([shape[axis] for axis in order]).transpose([order.index(axis) for axis in range(len(shape))])
+
+
+def _nothing(*_: Array) -> None:
+    pass
 
 
 def _static(value: Value, n: int, operands: list[Array | None], order: Order | None, randomness: Randomness) -> Array:

@@ -28,15 +28,46 @@ def faster(value: Value, n: int) -> Kernel | None:
             return _max_pool_gradient(value, n)
         case "recurrence" | "recurrence_gradient" if value.dtype == "float32" and value.attributes["kind"] in ("lstm", "gru") and has_product():
             return _recurrence(value, n) if value.op == "recurrence" else _recurrence_gradient(value, n)
+        case "softmax" | "log_softmax" if value.dtype == "float32" and value.attributes["axis"] == value.type.rank - 1:
+            return _softmax(value)
+        case "pick" | "one_hot":
+            return _by_index(value)
+        case "scatter_add":
+            return _add_rows
+        case "reduce_sum" if value.attributes["axes"] == (0,) and value.operands[0].type.rank == 2 and not value.attributes["keepdims"]:
+            return _sum_rows
         case _:
             return winograd(value, n)
+
+
+def _softmax(value: Value) -> Kernel:
+    logarithm = value.op == "log_softmax"
+
+    def softmax(x: Array, out: Array, *_: Array) -> None:
+        compiled.softmax(_contiguous(x).reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1]), logarithm)
+
+    return softmax
+
+
+def _by_index(value: Value) -> Kernel:
+    if value.op == "one_hot":
+        return lambda index, out: compiled.one_hot(index.reshape(-1), out.reshape(-1, out.shape[-1]))
+    return lambda x, index, out, *_: compiled.pick(_contiguous(x).reshape(-1, x.shape[-1]), index.reshape(-1), out.reshape(-1))
+
+
+def _add_rows(g: Array, index: Array, out: Array) -> None:
+    compiled.add_rows(_contiguous(g).reshape(index.size, -1), index.reshape(-1), out.reshape(len(out), -1))
+
+
+def _sum_rows(x: Array, out: Array) -> None:
+    compiled.sum_rows(_contiguous(x), out)
 
 
 def _max_pool(value: Value, n: int) -> Kernel:
     windows = Windows(value, n, value.operands[0], value)
 
     def pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
-        x, y = _whole(last(x)), last(out)
+        x, y = _contiguous(last(x)), last(out)
 
         def tile(lane: int, some: slice) -> None:
             compiled.pooled(windows.framed(x[some], frame[lane], -np.inf), windows.stride, windows.window, y[some])
@@ -50,7 +81,7 @@ def _max_pool_gradient(value: Value, n: int) -> Kernel:
     windows = Windows(value, n, value, value.operands[1])
 
     def gradient(x: Array, top: Array, g: Array, out: Array, frame: Array, whole: Array, free: Array, hit: Array, mask: Array) -> None:
-        x, top, g, image = _whole(last(x)), _whole(last(top)), _whole(last(g)), last(out)
+        x, top, g, image = _contiguous(last(x)), _contiguous(last(top)), _contiguous(last(g)), last(out)
 
         def tile(lane: int, some: slice) -> None:
             framed = windows.framed(x[some], frame[lane], -np.inf)
@@ -87,7 +118,7 @@ def _recurrence_gradient(value: Value, n: int) -> Kernel:
 
     def run(g: Array, cells: Array, r: Array, out: Array, dh: Array, dc: Array, *_: Array) -> None:
         held = gates_of(cells, gates).reshape(out.shape[1:])
-        g = g if g.flags.c_contiguous else np.ascontiguousarray(g)
+        g = _contiguous(g)
         if gates == 4:
             _over_samples(n, lambda first, last: walks.lstm_back(g, r, cells[1], cells[2], held, out[0], dh, dc, first, last, reverse))
         else:
@@ -102,6 +133,6 @@ def _over_samples(n: int, walk: Callable[[int, int], None]) -> None:
     for_each(parts, lambda i: walk(n * i // parts, n * (i + 1) // parts))
 
 
-def _whole(x: Array) -> Array:
-    """The image with its channels last also in memory: the compiled loops are made for that."""
+def _contiguous(x: Array) -> Array:
+    """The array in the order of its axes: the compiled loops are made for that."""
     return x if x.flags.c_contiguous else np.ascontiguousarray(x)

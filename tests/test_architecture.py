@@ -117,7 +117,7 @@ RUNTIME = {
     "loops": "files nnc.compiler.ir",
     "vector_math": "",
     "blas": "loops threads",
-    "compiled": "loops",
+    "compiled": "loops vector_math",
     "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",

@@ -148,6 +148,32 @@ def test_recurrences_are_numpys(layer: str, steps: int, monkeypatch: pytest.Monk
         np.testing.assert_allclose(found[key], array, rtol=0, atol=2e-6 * max(np.abs(array).max(), 1e-3), err_msg=key)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_losses_on_classes_and_embeddings_are_numpys(precision: str) -> None:
+    text = (
+        "network(a: int64[4], x: float32[3]) {\n"
+        "  e = a -> embedding(50, 6) -> flatten\n"
+        "  return y = concat(e, x) -> dense(9) -> softmax(temperature=2) -> dense(300) -> softmax }\n"
+        f"train {{ loss = cross_entropy(y, t, smoothing=0.1)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = {precision} }}"
+    )
+    model = nnc.compile(text).init(0)
+    spread(model, 0)
+    random = np.random.default_rng(0)
+    batch = {"a": random.integers(0, 50, (70, 4)), "x": random.normal(size=(70, 3)), "t": random.integers(0, 300, 70)}
+    model.gradients(batch)
+    graph = model._executors["gradients"].graph
+    plain, found = ({k: v.copy() for k, v in Executor(graph, model.known, Randomness(0), Arena(), fast=fast).run(batch).items()} for fast in (False, True))
+    for key, array in plain.items():
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=(2e-6 if precision == "float32" else 1e-12) * max(np.abs(array).max(), 1e-3), err_msg=key)
+
+
+def test_a_large_logit_costs_log_softmax_nothing() -> None:
+    logits = np.array([[1000.0, 999.0, -1000.0], [0.0, 0.0, 0.0], [-1e30, 3e38, 0.0]], np.float32)
+    x = apply("input", name="x", type=TensorType("float32", (Batch(), 3)))
+    plain, found = (run(apply("log_softmax", x, axis=1), {"x": logits}, fast=fast) for fast in (False, True))
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
 def run(value: Value, arrays: dict[str, Any], *, fast: bool) -> Any:
     with np.errstate(all="ignore"):
         return Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=fast).run(arrays)["v"].copy()
