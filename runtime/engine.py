@@ -9,6 +9,7 @@ import os
 from functools import cache
 from importlib import metadata
 
+from . import loops
 from .files import refuse
 
 ENGINES = ("numpy", "fast")
@@ -31,9 +32,18 @@ def engine() -> str:
 @cache
 def missing() -> str:
     """Why the fast engine cannot run here; empty where it can."""
+    place = loops.folder()
     try:
-        import numba  # noqa: F401
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"no place to keep what is compiled: {error}"
+    if not os.access(place, os.W_OK):
+        return f"no place to keep what is compiled: {place} cannot be written"
+    try:
+        from . import compiled  # noqa: F401
     except ImportError as error:  # not installed, or not made for this NumPy
+        return str(error)
+    except RuntimeError as error:  # numba has no place to keep its own
         return str(error)
     return ""
 

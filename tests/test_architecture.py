@@ -105,7 +105,6 @@ COMPILER = {
 }
 RUNTIME = {
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
-    "engine": "files",
     "threads": "",
     "convolution": "threads nnc.compiler.ir nnc.compiler.workspace",
     "pooling": "convolution threads nnc.compiler.ir",
@@ -118,12 +117,13 @@ RUNTIME = {
     "vector_math": "",
     "blas": "loops threads",
     "compiled": "loops vector_math",
+    "engine": "files loops compiled",
+    "machine": "engine threads",
     "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
     "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
-    "machine": "engine threads",
     "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
     "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment",
@@ -185,7 +185,7 @@ ONLY_IN = {
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
-    "numba": {"nnc.runtime.engine", "nnc.runtime.loops", "nnc.runtime.vector_math"},
+    "numba": {"nnc.runtime.loops", "nnc.runtime.vector_math"},
     "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas"},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}

@@ -247,6 +247,14 @@ def test_equal_loops_of_different_layers_are_one() -> None:
     assert loops.loop(kinds, lines, two=True) is loops.loop(kinds, list(lines), two=True)
 
 
+def test_without_a_place_for_loops_numpy_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    environment = {k: v for k, v in os.environ.items() if k != "NNC_ENGINE"} | {"NNC_CACHE": str(tmp_path / "file" / "loops")}
+    said = subprocess.run([sys.executable, "-P", "-m", "nnc", "doctor"], env=environment, capture_output=True, text=True, check=False)
+    assert said.returncode == 0
+    assert "numpy (fast: no place to keep what is compiled" in said.stdout
+
+
 def test_an_engine_that_is_not_there_is_refused() -> None:
     said = subprocess.run([sys.executable, "-P", "-m", "nnc", "doctor"], env=os.environ | {"NNC_ENGINE": "turbo"}, capture_output=True, text=True, check=False)
     assert said.returncode == 1
