@@ -258,11 +258,14 @@ def _solver(program: Program, train: TrainParams, section: Section) -> None:
 
 def _lazy(program: Program, train: TrainParams) -> None:
     """Where every element has a gradient, or all are moved together, no row can be left alone."""
+    optimiser: Bound | None = train.optimizer
+    if optimiser is None:
+        return  # refused, or not given
     for p in program.inference.trainable:
         if not p.lazy or program.frozen(p.name):
             continue
-        if "solver" in train.optimizer.operation.facts:
-            problem, label = f"is no word for {train.optimizer.name}", "it moves all parameters together"
+        if "solver" in optimiser.operation.facts:
+            problem, label = f"is no word for {optimiser.name}", "it moves all parameters together"
         elif penalised(p, train):
             problem, label = "does not go with a penalty", "the penalty of the train section gives every row a gradient in every step"
         else:

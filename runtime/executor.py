@@ -91,8 +91,8 @@ class Program:
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
             kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
-            if value.op == "pack" and all(o in made.places and made.places[o].owner is value for o in value.operands):
-                kernel = _nothing  # every part was written at its place
+            if value.op == "pack" and _lies_in_place(made, value):
+                kernel = _nothing
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
         self.forward_steps = self.steps[: made.forward]
         self.update_steps = self.steps[made.forward :]
@@ -138,6 +138,17 @@ def laid_out(flat: Array, shape: tuple[int, ...], order: Order | None) -> Array:
     if order is None or order == tuple(range(len(shape))):
         return flat.reshape(shape)
     return flat.reshape([shape[axis] for axis in order]).transpose([order.index(axis) for axis in range(len(shape))])
+
+
+def _lies_in_place(made: Plan, packed: Value) -> bool:
+    """Whether every part was written at its place; one value may be several parts, and is at one place only."""
+    start = 0
+    for part in packed.operands:
+        place = made.places.get(part)
+        if place is None or place.owner is not packed or place.offset != start:
+            return False
+        start += part.type.size(made.n)
+    return True
 
 
 def _nothing(*_: Array) -> None:

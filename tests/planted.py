@@ -61,7 +61,7 @@ BUGS = [
         "out = [-(-(size[i] + sum(padding[i]) - window[i]) // stride[i]) + 1 for i in range(2)]  # type", TORCH, "pool"),
     Bug("the running variance with the other momentum", "compiler/ops/normalisation.py", "running_var * p.momentum + var * (1 - p.momentum)",
         "running_var * (1 - p.momentum) + var * p.momentum", f"{OPERATIONS}::test_running_statistics_follow_the_biased_variance"),
-    Bug("gates of an lstm in torch's order", "compiler/ops/recurrent.py", "i, o, f = (", "i, f, o = (", TORCH, "lstm"),
+    Bug("gates of an lstm in torch's order", "runtime/recurrence.py", "i, o, f, g = (gates[t", "i, f, o, g = (gates[t", TORCH, "lstm"),
     Bug("a shared block that shares nothing", "compiler/network.py", "Place(name if block.shared else path,", "Place(path,",
         f"{OPERATIONS}::test_a_shared_block_sums_the_gradients_of_its_uses"),
     # Losses and metrics
@@ -80,7 +80,7 @@ BUGS = [
     Bug("the velocity of the step before", "compiler/ops/optimisers.py", "return down - new * p.beta", "return down - v * p.beta", STEP, "nesterov"),
     Bug("decay of biases", "compiler/lower.py", 'role in ("W", "R") or role.endswith("weight")', 'role in ("W", "R") or role.endswith(("weight", "bias"))',
         f"{OPTIMISERS}::test_decay_is_decoupled_and_spares_biases_and_norms", "sgd or adamw"),
-    Bug("a norm that is a sum", "compiler/ops/training.py", 'length = apply("sqrt", squares)', "length = squares",
+    Bug("a norm that is a sum", "compiler/ops/training.py", 'length = apply("sqrt", whole)', "length = whole",
         f"{OPTIMISERS}::test_gradients_are_clipped_before_the_optimiser"),
     Bug("a warm-up from 0", "compiler/ops/schedules.py", "lr * min(1.0, (i + 1) / length)", "lr * min(1.0, i / length)",
         f"{OPTIMISERS}::test_a_schedule_gives_its_rates", "warmup"),
