@@ -46,7 +46,8 @@ def _data(program: Program, learned: Mapping[str, tuple[Any, ...]] | None) -> No
     _mixtures(program)
     stratify: Reference | None = getattr(data.split.params, "stratify", None) if data.split is not None else None
     if stratify is not None and stratify.name in program.prepared and program.prepared[stratify.name].column.classes is None:
-        findings.add("E412", stratify.span, "it holds numbers", name=stratify.name, help="stratify by a data name with classes, such as column(c) -> category")
+        findings.add("E412", stratify.span, "it holds numbers", name=f"`{stratify.name}`",
+                     help="stratify by a data name with classes, such as column(c) -> category")  # fmt: skip
 
 
 def _augmentations(program: Program) -> None:
@@ -168,15 +169,15 @@ def _place_pairs(program: Program, terms: tuple[Weighted, ...], start: int) -> N
 
 
 def _monitors(program: Program, section: Section, metrics: list[str] | None) -> None:
-    """What stop and goal watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
+    """What stop, goal and the stages of a schedule watch is a figure of a split that there is. `metrics` is None where not all figures are known."""
     train: TrainParams = section.params
     words = {"loss", *(bound.name for bound in train.metrics)}
     outline, findings = program.experiment.outline, program.findings
     split = outline.split if outline is not None else None
-    for bound in (train.stop, train.goal):
-        if bound is None:
+    for bound in (train.stop, train.goal, *train.schedule):
+        monitor: Reference | None = getattr(bound.params, "monitor", None) if bound is not None else None
+        if monitor is None:
             continue
-        monitor: Reference = bound.params.monitor
         part, _, figure = monitor.name.partition(".")
         word = figure.rpartition(".")[2].partition("(")[0]
         known = figure in ("loss", *metrics) if metrics is not None else "metrics" in section.failed or word in words

@@ -171,10 +171,10 @@ CODES: dict[str, Code] = {
         """,
     ),
     "E412": Code(
-        "`{name}` has no classes to stratify by",
+        "{name} has no classes",
         """
-        stratify keeps the share of every class in each split, so the data name that it takes must have classes: one
-        that went through `category`, or an array of labels.
+        stratify keeps the share of every class in each split, and class_balance makes classes equally frequent, so the
+        data name must have classes: one that went through `category`, or an array of labels.
         """,
     ),
     "E413": Code(
