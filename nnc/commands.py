@@ -205,6 +205,8 @@ def _report(result: Any) -> None:
     if len(result.model.members) > 1:
         print(terminal.spread(result.spread))
         print()
+        print(terminal.verdicts([member.verdict for member in result.members]))
+        print()
         print(f"trained {len(result.members)} members in {result.seconds:.1f} s")
         print(f"run     {result.run}")
         return

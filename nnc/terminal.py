@@ -41,6 +41,19 @@ def verdict(found: Verdict) -> str:
     return "\n".join([f"verdict: {found.name}", f"  {found.because}", *(f"  try {text}" for text in found.next)])
 
 
+def verdicts(found: Sequence[Verdict]) -> str:
+    """What the members of an ensemble show: each verdict once, the most frequent first, with the numbers of the first member that has it."""
+    names = [one.name for one in found]
+    paragraphs = []
+    for name in sorted(dict.fromkeys(names), key=names.count, reverse=True):
+        first = names.index(name)
+        told = verdict(found[first]).splitlines()
+        told[0] += f", {names.count(name)} of {len(names)} members"
+        told[1] = f"  member {first + 1}: {told[1].lstrip()}"
+        paragraphs.append("\n".join(told))
+    return "\n".join(paragraphs)
+
+
 def spread(by_split: Mapping[str, Mapping[str, Any]]) -> str:
     """Mean and standard deviation of each figure over the members of an ensemble, a row a split."""
     names = list(dict.fromkeys(name for found in by_split.values() for name in found))

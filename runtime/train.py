@@ -97,11 +97,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Member:
-    """What is known of a member when it has finished: its figures, its epochs, and the rows of its splits."""
+    """What is known of a member when it has finished: its figures, its epochs, the rows of its splits, and what its curve shows."""
 
     figures: Figures
     history: list[dict[str, Any]]
     splits: dict[str, Array]
+    verdict: Verdict
 
 
 @dataclass
@@ -411,7 +412,7 @@ def train(
             result = trainer.result(time.perf_counter() - begun)
             if not several:
                 return result
-            finished.append(Member(result.figures, result.history, data.splits))
+            finished.append(Member(result.figures, result.history, data.splits, result.verdict))
         ensemble = Ensemble([run.member(index).network() for index in range(1, experiment.members + 1)])
         ensemble.save(run.ensemble)
         figures = figures_of(ensemble, data.raw, rows_of(experiment, data.pool, [member.splits for member in finished]))

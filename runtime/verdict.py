@@ -214,7 +214,8 @@ def _less(e: Evidence) -> tuple[str, ...]:
     """Against overfitting: what the spec does not do yet comes first."""
     known = {"stop": "stop = early_stopping(monitor=val.loss), which keeps the best epoch", "augment": "more rows, or augment where the inputs are images",
              "dropout": "dropout(0.2) to dropout(0.5) behind the widest layers", "penalty": "penalty = l2(1e-4), or adamw with weight_decay"}  # fmt: skip
-    fresh = [text for word, text in known.items() if word not in e.has and (word != "stop" or e.held)]
+    passed = bool(e.held) and min(e.held) < e.held[-1]  # the best epoch was not the last: stopping there gains
+    fresh = [text for word, text in known.items() if word not in e.has and (word != "stop" or passed)]
     stronger = ["stronger dropout or decay than now"] if e.has & {"dropout", "penalty"} else []
     return (*fresh, *stronger, "fewer units or layers")
 

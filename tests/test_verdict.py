@@ -12,6 +12,7 @@ import pytest
 from runs import DIGITS, nnc, write
 
 import nnc as api
+from nnc import terminal
 from nnc.runtime.baseline import constant_figures
 from nnc.runtime.train import Result
 from nnc.runtime.verdict import Evidence, Goal, Verdict, judge
@@ -101,6 +102,12 @@ def test_what_is_there_is_not_advised() -> None:
         assert text not in " ".join(judge(replace(OVER, has=everything)).next)
     assert "clip" in " ".join(judge(APART).next)
     assert "clip" not in " ".join(judge(replace(APART, has=everything)).next)
+
+
+def test_stopping_at_the_last_epoch_gains_nothing() -> None:
+    still = evidence(OVER.train, falling(1, 0.6, rate=LEVEL))
+    assert judge(still).name == "overfitting"
+    assert "early_stopping" not in " ".join(judge(still).next)
 
 
 def aimed(train: float, held: float, goal: float = 0.95, curve: Evidence = GOOD) -> Verdict:
@@ -232,6 +239,22 @@ def test_the_command_says_it(tmp_path: Path) -> None:
     assert said.status == 0, said.err
     assert "verdict: good fit\n  val.accuracy >= 0.2 was the goal: 0." in said.out
     assert "\n  try " in said.out
+
+
+def test_the_command_says_it_of_an_ensemble(tmp_path: Path) -> None:
+    text = DIGITS.replace("metrics ", "goal = at_least(val.accuracy, 20%)\n  ensemble = bagging(2)\n  metrics ")
+    said = nnc("train", write(tmp_path / "s.nn", text), "-o", tmp_path / "run")
+    assert said.status == 0, said.err
+    assert "verdict: good fit, 2 of 2 members\n  member 1: val.accuracy >= 0.2 was the goal: 0." in said.out
+
+
+def test_members_of_one_mind_speak_once() -> None:
+    good, over = judge(GOOD), judge(OVER)
+    told = terminal.verdicts([good, over, replace(over, because="else")])
+    assert [line for line in told.splitlines() if line.startswith("verdict")] == ["verdict: overfitting, 2 of 3 members", "verdict: good fit, 1 of 3 members"]
+    assert f"  member 2: {over.because}\n" in told
+    assert f"  member 1: {good.because}\n" in told
+    assert "else" not in told
 
 
 def test_a_new_run_forgets_the_old_verdict(tmp_path: Path) -> None:
