@@ -13,7 +13,7 @@ from .operation import Bound, Kind, Reference, find
 from .ops.planned import PLANNED, PLANNED_KEYS
 from .ops.sources import text_params
 from .resolve import Resolver
-from .schema import ColumnSchema, Files, Schema
+from .schema import ColumnSchema, Files, Schema, cut_at, separator_of
 from .source import Span
 from .values import Scope
 
@@ -94,7 +94,7 @@ class DataChecker:
             return
         column = data.schema.columns.get(reference.name)
         if column is None:
-            self.findings.add("E402", reference.span, "", column=reference.name, help=did_you_mean(reference.name, data.schema.columns))
+            self.findings.add("E402", reference.span, "", column=reference.name, help=_way_out(reference.name, data.schema))
         elif column.shape not in ((), (1,)):
             self.findings.add("E416", reference.span, f"it holds {list(column.shape)} a row", column=reference.name, help="name a column with one value a row")
 
@@ -150,8 +150,10 @@ class DataChecker:
         found = []
         for node in nodes:
             if not isinstance(node, syntax.Pipe) or not isinstance(node.first, syntax.Name):
-                self.findings.add("E206", node.span, argument="augment", expected="a list of pipes from data names",
-                                  help="write [image -> shift(2) -> rotate(10)]")  # fmt: skip
+                word = node.name if isinstance(node, syntax.Call) else node
+                known = isinstance(word, syntax.Name) and find(Kind.AUGMENTATION, word.text) is not None
+                help = "put the input that it changes before it: [image -> ...]" if known else "write [image -> shift(2) -> rotate(10)]"
+                self.findings.add("E206", node.span, argument="augment", expected="a list of pipes from data names", help=help)
                 continue
             steps = [self.resolver.call(Kind.AUGMENTATION, stage, self.lets) for stage in node.stages]
             if None not in steps:
@@ -273,7 +275,7 @@ class DataChecker:
                                   help="write it as columns of numbers or text")  # fmt: skip
                 sound = False
             elif column is None:
-                self.findings.add("E402", span, "", column=name, help=did_you_mean(name, schema.columns))
+                self.findings.add("E402", span, "", column=name, help=_way_out(name, schema))
                 sound = False
             elif not data.single and name in chosen and column.dtype == "string":
                 self.findings.add("E404", span, f"`{name}` holds text", step="columns", help=f"give it a data name of its own: column({name}) -> category")
@@ -286,6 +288,12 @@ class DataChecker:
             self.findings.add("E402", data.column_span, "no number column is left", column="all", help="leave out fewer columns, or name them")
             sound = False
         return DataName(data.name, chosen, data.single, data.steps, data.span, data.column_span) if sound else None
+
+
+def _way_out(column: str, schema: Schema) -> str:
+    """What to write where the source has no such column."""
+    separator = separator_of(column, schema.columns)
+    return cut_at(separator) if separator is not None else did_you_mean(column, schema.columns)
 
 
 def _spoken(column: ColumnSchema) -> str:

@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,30 @@ class Files:
 # Tables of text
 
 
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def separator_of(column: str, columns: Iterable[str]) -> str | None:
+    """What the cells of a table stand between, where it has come out as one column whose name holds the wanted one; else None."""
+    whole = [*columns]
+    if len(whole) != 1:
+        return None
+    return next((s for s in SEPARATORS if s in whole[0] and column in (name.strip(' "') for name in whole[0].split(s))), None)
+
+
+def cut_at(separator: str) -> str:
+    """The way out where a table stands between other separators than its source says."""
+    source = {"\t": "tsv(path)", ",": "csv(path)"}.get(separator, f'csv(path, separator="{separator}")')
+    return f"the cells of the file stand between {SEPARATORS[separator]}: write source = {source}"
+
+
 def read_cells(path: Path, separator: str, header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """The column names of a delimited file, and its rows with their line numbers; RFC 4180 quoting, UTF-8."""
     reader = csv.reader(_lines(path), delimiter=separator, strict=True)
     try:
         first = next(reader, None)
     except csv.Error as error:
-        raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
+        raise _odd_quotes(path, separator, reader.line_num, error) from None
     names = header_of(first, header, path)
     assert first is not None
 
@@ -109,9 +127,17 @@ def read_cells(path: Path, separator: str, header: bool) -> tuple[list[str], Ite
                                   path=path.name, line=reader.line_num, help="repair the line, or check the separator")  # fmt: skip
                 yield reader.line_num, row
         except csv.Error as error:
-            raise Refusal("E410", label=f"line {reader.line_num}: {error}", path=path.name, help="check its quotes") from None
+            raise _odd_quotes(path, separator, reader.line_num, error) from None
 
     return names, rows()
+
+
+def _odd_quotes(path: Path, separator: str, number: int, error: csv.Error) -> Refusal:
+    """A line that cannot be cut: a quote that another separator follows says where its cells end."""
+    line = next(islice(_lines(path), number - 1, None), "")
+    other = next((s for s in SEPARATORS if s != separator and f'"{s}' in line), None)
+    help = "check its quotes" if other is None else cut_at(other)
+    return Refusal("E410", label=f"line {number}: {error}", path=path.name, help=help)
 
 
 def header_of(first: list[str] | None, header: bool, path: Path) -> list[str]:

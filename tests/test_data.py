@@ -60,6 +60,26 @@ def said(diagnostic: Diagnostic) -> str:
 
 # csv
 
+
+@pytest.mark.parametrize(
+    ("content", "source", "wanted"),
+    [
+        ("a;t\n1;2\n", 'csv("f.csv")', 'csv(path, separator=";")'),
+        ('"a";"t"\n1;2\n', 'csv("f.csv")', 'csv(path, separator=";")'),
+        ('a;t\n"1";2\n', 'csv("f.csv")', 'csv(path, separator=";")'),
+        ("a\tt\n1\t2\n", 'csv("f.csv")', "tsv(path)"),
+        ("a,t\n1,2\n", 'tsv("f.csv")', "csv(path)"),
+    ],
+)
+def test_other_separators_are_named(content: str, source: str, wanted: str, tmp_path: Path) -> None:
+    """A table that is cut at the wrong character has one column, or odd quotes."""
+    (tmp_path / "f.csv").write_text(content)
+    with pytest.raises(SpecError) as found:
+        read(tmp_path, spec(TWO.replace('csv("f.csv")', source)))
+    assert {d.code for d in found.value.diagnostics} <= {"E402", "E410"}
+    assert all(d.help.endswith(f"write source = {wanted}") for d in found.value.diagnostics), found.value
+
+
 TWO = 'source = csv("f.csv")\n a = column(a)\n t = column(t)'
 
 

@@ -19,7 +19,7 @@ from nnc.compiler.experiment import Data, DataName
 from nnc.compiler.images import Images, labelled, unlabelled
 from nnc.compiler.ops.sources import text_params
 from nnc.compiler.parquet import parquet_schema
-from nnc.compiler.schema import ColumnSchema, Files, array_schema, npz_members, read_text
+from nnc.compiler.schema import SEPARATORS, ColumnSchema, Files, array_schema, npz_members, read_text, separator_of
 from nnc.runtime.ensemble import Ensemble
 from nnc.runtime.kernels import Array
 from nnc.runtime.model import Model
@@ -105,7 +105,7 @@ def _from_parquet(model: Model | Ensemble, path: Path, names: list[str]) -> Iter
         text = _is_text(data, name)
         for column in columns:
             if text != (schema.columns[column].dtype == "string"):
-                raise Refusal("E404", step=f"`{name}`", label=f"column `{column}` of {path.name} holds {'numbers' if text else 'text'}",
+                raise Refusal("E404", step=name, label=f"column `{column}` of {path.name} holds {'numbers' if text else 'text'}",
                               help=f"give {'text' if text else 'numbers'} there")  # fmt: skip
     group = series_column(data)
     wanted = {column for columns in chosen.values() for column in columns} | ({group} if group is not None and group in schema.columns else set())
@@ -170,7 +170,7 @@ def _from_text(model: Model | Ensemble, path: Path, names: list[str]) -> Iterato
             yield Chunk(raw, _line_of(lines, path), held[group] if group is not None else None)
     except NoNumber as found:
         step = next((name for name, columns in chosen.items() if found.column in columns), found.column)
-        raise Refusal("E404", step=f"`{step}`", label=f"line {found.line} of {path.name} holds `{found.cell[:30]}`", help="give a number there") from None
+        raise Refusal("E404", step=step, label=f"line {found.line} of {path.name} holds `{found.cell[:30]}`", help="give a number there") from None
 
 
 def _joined(columns: list[Array]) -> Array:
@@ -212,6 +212,11 @@ def _places(model: Model | Ensemble, name: str, columns: list[str], path: Path) 
         wanted = list(entry.columns) if not entry.single or first.shape in ((), (1,)) else _spread(entry.columns[0], first, columns)
     for column in wanted:
         if column not in columns:
+            separator = separator_of(column, columns)
+            read = text_params(data.source) if data is not None else None
+            if separator is not None and read is not None and read.separator in SEPARATORS:
+                raise Refusal("E402", column=column, label=f"the cells of {path.name} stand between {SEPARATORS[separator]}",
+                              help=f"write them with {SEPARATORS[read.separator]} between, as the source of the spec has them")  # fmt: skip
             raise Refusal("E402", column=column, label=f"{path.name} has {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}",
                           help=did_you_mean(column, columns))  # fmt: skip
     return wanted
