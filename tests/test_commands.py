@@ -326,7 +326,11 @@ def test_eval_on_labelled_rows(run: Path, tmp_path: Path) -> None:
         ("clerk,30,1,50,", "E406", "a missing value in line 7"),
         ("clerk,30,1,50", "E403", "line 7"),
     ):
-        refused(nnc("eval", run, "--data", write(tmp_path / "new.csv", "\n".join([*good, bad]))), code, words)
+        said = refused(nnc("eval", run, "--data", write(tmp_path / "new.csv", "\n".join([*good, bad]))), code, words)
+        assert "``" not in said
+        assert "-->" not in said  # no line of the spec is at fault
+    semicolons = "\n".join(good).replace(",", ";")
+    refused(nnc("eval", run, "--data", write(tmp_path / "new.csv", semicolons)), "E402", "stand between semicolons", "write them with commas between")
     several = [*good, '"a\njob of\nthree lines",30,1,50,low', "clerk,30,1,,low"]
     refused(nnc("eval", run, "--data", write(tmp_path / "new.csv", "\n".join(several))), "E405", "line 10")
     refused(nnc("eval", run, "--data", write(tmp_path / "new.csv", good[0])), "E410", "no rows")

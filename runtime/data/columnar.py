@@ -24,7 +24,7 @@ def parquet_batches(path: Path, columns: Collection[str]) -> Iterator[dict[str, 
             try:
                 column = parquet.plain(batch.column(name))
             except pa.ArrowInvalid as error:
-                raise Refusal("E404", step=f"`{name}`", label=f"after row {row}: {parquet.first_line(error)}",
+                raise Refusal("E404", step=name, label=f"after row {row}: {parquet.first_line(error)}",
                               help="write identifiers as text: a float holds whole numbers up to 2^53") from None  # fmt: skip
             found[name] = _texts(column) if pa.types.is_string(column.type) else column.to_numpy(zero_copy_only=False).reshape(-1, 1)
         yield found

@@ -258,7 +258,7 @@ def _check_kinds(data: Data, table: Table) -> None:
         for column in name.columns:
             if data.schema.columns[column].dtype == "float" and table.columns[column].dtype == object:
                 row, cell = next((i, c) for i, c in enumerate(table.columns[column].tolist()) if c and number(c) is None)
-                raise Refusal("E404", step=f"`{name.name}`", label=f"column `{column}` holds `{cell[:30]}` in {table.row_name(row)}",
+                raise Refusal("E404", step=name.name, label=f"column `{column}` holds `{cell[:30]}` in {table.row_name(row)}",
                               help="numbers are wanted: repair the row, or name the word with csv(..., missing=[...])")  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def _check_distinct(data: Data, raws: Mapping[str, Array], table: Table) -> None
             continue
         whole, kept = np.unique(column), np.unique(raw)
         if len(kept) < len(whole):
-            raise Refusal("E404", step=f"`{name}`", label=f"{len(whole):,} different numbers are {len(kept):,} in {raw.dtype}",
+            raise Refusal("E404", step=name, label=f"{len(whole):,} different numbers are {len(kept):,} in {raw.dtype}",
                           help="use precision = float64, or write the categories as words")  # fmt: skip
 
 
@@ -293,20 +293,21 @@ def prepare_all(
     arrays = {}
     for name, raw in raws.items():
         entry = data.names[name]
+        at = entry.span if findings.source is experiment.source else None  # rows of a new file are no mistake of the spec
         array = arrays[name] = prepared_column(data, entry, raw, dtype, learned)
         found = not_finite(array, entry.columns, row_name) if array.dtype.kind == "f" else None
         if found is not None:
-            findings.add("E405", entry.span, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
+            findings.add("E405", at, found.label, name=name, what=found.what, help="add `-> impute(median)`, or remove the rows")
         below = (array.reshape(len(array), -1) < 0).any(axis=1) if name in weights else np.zeros(0, bool)
         if below.any():
             first = int(np.argmax(below))
-            findings.add("E415", entry.span, f"{array[first].min():g} in {row_name(first)}", name=name, what="below 0",
+            findings.add("E415", at, f"{array[first].min():g} in {row_name(first)}", name=name, what="below 0",
                          help="use 0 for rows that shall not count")  # fmt: skip
         classes = prepare(data, entry, dtype, learned.classes).column.classes
         if name not in inputs and classes is not None:
             row = _unseen(array, len(classes))
             if row is not None:
-                findings.add("E406", entry.span, f"{_shown(raw[row])} in {row_name(row)}", name=name,
+                findings.add("E406", at, f"{_shown(raw[row])} in {row_name(row)}", name=name,
                              help="name all classes: category([...]), or remove the row")  # fmt: skip
     findings.stop_on_errors()
     return arrays
