@@ -58,7 +58,8 @@ class Program:
 
     @cached_property
     def bundles(self) -> tuple[Bundle, ...]:
-        decay = self.train is not None and self.train.optimizer.params.weight_decay > 0
+        optimiser = self.train.optimizer if self.train is not None else None
+        decay = optimiser is not None and optimiser.params.weight_decay > 0 and "solver" not in optimiser.operation.facts  # which takes all as one
         by_rows = sparse.tables(self.inference, self.train) if self.train is not None else frozenset()
         return bundles.bundles(list(self.inference.parameters.values()), self.rate, self.frozen, decay, by_rows)
 

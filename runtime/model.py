@@ -315,8 +315,14 @@ class Model:
             other.forward()
             return other.outputs["product"].astype(np.float64)
 
-        state = {name: self.variables[f"slot/{bundle.name}/{name}"] for name in train.optimizer.operation.extra["slots"](bundle.size, train.optimizer.params)}
-        solvers.SOLVERS[train.optimizer.name](solvers.Problem(theta, evaluate, product, state, rate), train.optimizer.params)
+        optimizer, p = train.optimizer, train.optimizer.params
+        state = {name: self.variables[f"slot/{bundle.name}/{name}"] for name in optimizer.operation.extra["slots"](bundle.size, p)}
+        lost = p.weight_decay * (rate if p.decay_form == "scaled" else 1.0)
+        decays = [slice(start, start + prod(q.shape)) for q, start in zip(bundle.parameters, bundle.starts(), strict=True) if q.decays and lost]
+        before = [theta[part].copy() for part in decays]
+        solvers.SOLVERS[optimizer.name](solvers.Problem(theta, evaluate, product, state, rate), p)
+        for part, weights in zip(decays, before, strict=True):
+            theta[part] -= lost * weights
 
     def _report_non_finite(self, program: Program) -> None:
         found = program.find_non_finite()

@@ -64,6 +64,7 @@ DECAYS = [
     (word("momentum", lr=0.05, weight_decay=0.3), 0.3, "scaled"),
     (word("nesterov", lr=0.05, weight_decay=0.01, decay="absolute"), 0.01, "absolute"),
     (word("rmsprop", lr=0.05, weight_decay=0.1), 0.1, "scaled"),
+    (word("rmsprop", lr=0.05, weight_decay=0.02, decay="absolute"), 0.02, "absolute"),
     (word("adam", lr=0.05, weight_decay=0.2), 0.2, "scaled"),
     (word("adam", lr=0.05, weight_decay=0.02, decay="absolute"), 0.02, "absolute"),
     (word("adamw", lr=0.05), 0.01, "scaled"),
@@ -104,7 +105,7 @@ def by_rule(
     model: Any, optimiser: Word, decay: float = 0.0, form: str = ""
 ) -> Callable[[dict[str, Any], float], Mapping[str, Any]]:
     """A step of the catalogue's formula; decay is decoupled and for weights alone."""
-    arguments = given(optimiser, "lr", "weight_decay", *(("decay",) if optimiser.word != "rmsprop" else ()))
+    arguments = given(optimiser, "lr", "weight_decay", *(("decay",) if form else ()))
     rules = {name: RULES[optimiser.word](**arguments) for name in model.parameters}
     theta = {name: array.copy() for name, array in model.parameters.items()}
 
@@ -270,6 +271,14 @@ def test_defaults_are_those_of_the_language() -> None:
         ("adamax", "adamax(lr=0.002, beta1=0.9, beta2=0.999, eps=1e-8)"),
         ("amsgrad", "amsgrad(lr=0.001, beta1=0.9, beta2=0.999, eps=1e-8)"),
         ("lion", "lion(lr=0.0001, beta1=0.9, beta2=0.99)"),
+        # what stands after lr without a name is the method's own, never the decay
+        ("momentum(0.1, 0.8, ema)", "momentum(lr=0.1, beta=0.8, form=ema)"),
+        ("nesterov(0.1, 0.8)", "nesterov(lr=0.1, beta=0.8)"),
+        ("rmsprop(0.1, 0.8, 0.01, inside)", "rmsprop(lr=0.1, decay=0.8, eps=0.01, eps_in=inside)"),
+        ("adam(0.01, 0.8, 0.9, 0.01, inside)", "adam(lr=0.01, beta1=0.8, beta2=0.9, eps=0.01, eps_in=inside)"),
+        ("adagrad(0.1, 0.01)", "adagrad(lr=0.1, eps=0.01)"),
+        ("adadelta(1, 0.8, 0.01)", "adadelta(lr=1, rho=0.8, eps=0.01)"),
+        ("lion(0.001, 0.8, 0.7)", "lion(lr=0.001, beta1=0.8, beta2=0.7)"),
     ]:
         first, second = (started(spec(BODY, optimizer=o)) for o in (written, spelled))
         for model, batch in (first, second):

@@ -66,6 +66,30 @@ def test_every_solver_has_a_case() -> None:
     assert set(SOLVERS) == {name for (kind, name), found in TABLE.items() if kind is Kind.OPTIMISER and "solver" in found.facts}
 
 
+@pytest.mark.parametrize(("written", "spelled"), [("newton(0.5)", "newton(damping=0.5)"), ("lbfgs(3)", "lbfgs(history=3)"),
+                                                  ("hessian_free(0.5, 7)", "hessian_free(damping=0.5, iterations=7)")])  # fmt: skip
+def test_what_stands_without_a_name_is_the_methods_own(written: str, spelled: str) -> None:
+    one, other = (model_of(DEEP, "mse", optimizer).program.train.optimizer.params for optimizer in (written, spelled))
+    assert one == other
+    assert one.lr == 1
+
+
+@pytest.mark.parametrize("optimizer", SOLVERS)
+@pytest.mark.parametrize(("form", "share"), [("scaled", 0.5 * 0.1), ("absolute", 0.1)])
+def test_decay_is_of_the_weights_before_the_step(optimizer: str, form: str, share: float) -> None:
+    batch = rows("number")
+    plain = model_of(DEEP, "mse", f"{optimizer}(lr=0.5)")
+    decayed = model_of(DEEP, "mse", f"{optimizer}(lr=0.5, weight_decay=0.1, decay={form})")
+    for model in (plain, decayed):
+        spread(model, 3)
+    before = {name: array.copy() for name, array in plain.parameters.items()}
+    plain.step(batch)
+    decayed.step(batch)
+    for name, array in plain.parameters.items():
+        lost = share * before[name] if name.endswith("weight") else 0.0
+        np.testing.assert_allclose(decayed.parameters[name], array - lost, rtol=1e-12, atol=1e-14, err_msg=name)
+
+
 def test_newton_reaches_the_minimum_of_a_quadratic_in_one_step() -> None:
     model, batch = model_of(LINEAR, "quadratic", "newton", ""), rows("numbers")
     spread(model, 0)

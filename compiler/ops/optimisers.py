@@ -8,7 +8,7 @@ optimiser lie, with room on both sides, `start` the one to begin with: advice go
 from __future__ import annotations
 
 from math import sqrt
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,15 +18,14 @@ from ..operation import Kind, Params, Rule, operation
 
 class OptimiserParams(Params):
     lr: float = Field(gt=0, description="learning rate eta; a schedule starts from it")
-    weight_decay: float = Field(0.0, ge=0, description="lambda of decoupled decay")
+    weight_decay: float = Field(0.0, ge=0, kw_only=True, description="lambda of decoupled decay")
 
-    @property
-    def decay_form(self) -> str:
-        return "scaled"
+
+DecayForm = Literal["scaled", "absolute"]
 
 
 class DecayParams(OptimiserParams):
-    decay: Literal["scaled", "absolute"] = Field("scaled", description="whether the decay is multiplied by eta")
+    decay: DecayForm = Field("scaled", kw_only=True, description="whether the decay is multiplied by eta")
 
     @property
     def decay_form(self) -> str:
@@ -77,12 +76,27 @@ def nesterov(rule: Rule, theta: Value, g: Value, p: NesterovParams) -> Value:
     return down - new * p.beta
 
 
+RHO = 0.9  # rmsprop's share where `decay` says the form of the weight decay
+
+
 class RmspropParams(OptimiserParams):
-    decay: float = Field(0.9, ge=0, lt=1, description="share of the old mean square that is kept")
+    """`decay` is what the literature calls the share, and what every optimiser calls the form of its weight decay: the value tells which is meant."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] | DecayForm = Field(
+        RHO, description="share of the old mean square that is kept; or whether the weight decay is multiplied by eta, with a share of 0.9"
+    )
     eps: float = Field(1e-7, gt=0, description="keeps the denominator from zero")
     eps_in: Literal["outside", "inside"] = Field("outside", description="epsilon outside or inside the root")
     momentum: float = Field(0.0, ge=0, lt=1, description="beta of a velocity over the scaled gradient")
     centered: bool = Field(False, description="subtract the square of the mean gradient")
+
+    @property
+    def rho(self) -> float:
+        return RHO if isinstance(self.decay, str) else self.decay
+
+    @property
+    def decay_form(self) -> str:
+        return self.decay if isinstance(self.decay, str) else "scaled"
 
 
 @operation(Kind.OPTIMISER, RmspropParams, usual=(1e-06, 0.1), start=0.001)
@@ -95,11 +109,11 @@ def rmsprop(rule: Rule, theta: Value, g: Value, p: RmspropParams) -> Value:
     Differs: torch has decay 0.99 and epsilon 1e-8 outside the root; Keras has epsilon inside it, eps_in=inside, and the rate inside the velocity.
     """
     s = rule.slot("mean_square")
-    new = s * p.decay + g * g * (1 - p.decay)
+    new = s * p.rho + g * g * (1 - p.rho)
     rule.update(s, new)
     if p.centered:
         m = rule.slot("mean")
-        mean = m * p.decay + g * (1 - p.decay)
+        mean = m * p.rho + g * (1 - p.rho)
         rule.update(m, mean)
         new = apply("maximum", new - mean * mean, constant(0.0, g.dtype))  # rounding may leave it below zero
     scaled = g / _root(new, p.eps, p.eps_in)
@@ -145,7 +159,7 @@ def adam(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
 
 
 class AdamwParams(AdamParams):
-    weight_decay: float = Field(0.01, ge=0, description="lambda of decoupled decay")
+    weight_decay: float = Field(0.01, ge=0, kw_only=True, description="lambda of decoupled decay")
 
 
 @operation(Kind.OPTIMISER, AdamwParams, facts={"adaptive"}, usual=(1e-06, 0.1), start=0.001)

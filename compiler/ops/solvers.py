@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..operation import Kind, Params, operation
+from ..operation import Kind, operation
+from .optimisers import DecayParams
 
 MOST_NEWTON = 4000  # parameters whose Hessian newton still writes down
 
 
-class SolverParams(Params):
-    lr: float = Field(1.0, gt=0, description="length of the step that is tried first; a schedule starts from it")
+class SolverParams(DecayParams):
+    """Decoupled decay is subtracted from where the solver came to: lambda, times eta if scaled, of the weights before the step."""
 
-    @property
-    def weight_decay(self) -> float:
-        """Penalties are part of the objective; decoupled decay has no place in a line search."""
-        return 0.0
+    lr: float = Field(1.0, gt=0, kw_only=True, description="length of the step that is tried first; a schedule starts from it")
 
 
 class NewtonParams(SolverParams):
