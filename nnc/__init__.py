@@ -28,9 +28,11 @@ class Program:
     def init(self, seed: int | None = None) -> Model:
         """Parameters and optimiser state of one network; the seed of the train section when none is given. `train` makes an ensemble's members.
 
-        The data is read only if something depends on it: a step that learns, balanced class weights, or a penalty scaled by the number of samples.
+        The parameters that the train section's `start` names come from its file. The data is read only if something depends on it: a step that learns,
+        balanced class weights, or a penalty scaled by the number of samples.
         """
         from .runtime.model import Model
+        from .runtime.start import start_from
 
         if self._data is None and self._checked.needs_data():
             from .runtime.data.dataset import load as load_data
@@ -39,8 +41,11 @@ class Program:
         train, data = self._checked.train, self._data
         chosen = seed if seed is not None else train.seed if train is not None else 0
         if data is None:
-            return Model(self._checked, chosen, root=self._root)
-        return Model(self._checked, chosen, data.learned.arrays, data.rows("train"), self._root)
+            model = Model(self._checked, chosen, root=self._root)
+        else:
+            model = Model(self._checked, chosen, data.learned.arrays, data.rows("train"), self._root)
+        start_from(model, self._root)
+        return model
 
     @property
     def advice(self) -> list[Any]:

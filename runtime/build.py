@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from nnc.compiler import pipeline, plan
-from nnc.compiler.schema import Files
 
 from .data.dataset import open_data
 from .engine import engine
@@ -70,8 +69,7 @@ def _untrained(program: pipeline.Program, root: Path, max_bytes: int) -> tuple[l
             models.append(Model(known, seed, data.learned.arrays, data.rows("train"), root))
         rows = {name: array[data.splits["train"][:256]] for name, array in data.raw.items()}
     for model in models:
-        if model.program.train is not None and model.program.train.start is not None:
-            start_from(model, model.program.train.start, Files(root))
+        start_from(model, root)
     return models, rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,17 @@ from .model import Model
 Array = np.ndarray[Any, Any]
 
 
-def start_from(model: Model, start: Any, files: Files) -> None:
-    """Copy parameters of the same names from a safetensors file; E512 names what does not fit."""
-    p = start.params
+def start_from(model: Model, root: Path) -> None:
+    """Copy parameters of the same names from the safetensors file of the train section's `start`, if it has one; E512 names what does not fit."""
+    train = model.program.train
+    if train is None or train.start is None:
+        return
+    start, p = train.start, train.start.params
     findings = Findings(model.program.experiment.source)
     place = start.spans.get("file", start.span)
     arrays: dict[str, Array] = {}
     try:
-        arrays = read_any_arrays(files.path(p.file))
+        arrays = read_any_arrays(Files(root).path(p.file))
     except Refusal as refusal:
         findings.add_refusal(refusal, place)
     except ValueError as error:

@@ -24,7 +24,6 @@ from nnc.compiler import pipeline, plan, training
 from nnc.compiler.diagnostics import Findings
 from nnc.compiler.experiment import TrainParams
 from nnc.compiler.lower import MAX_BYTES
-from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
 from . import loops
@@ -400,8 +399,7 @@ def train(
             if resume and trainer.run.last.is_file():
                 trainer.resume(digest)
             else:
-                if program.train is not None and program.train.start is not None:
-                    start_from(model, program.train.start, Files(root))
+                start_from(model, root)
                 if index == 1 and not resume:
                     run.clear()
                     begin(run, program, data, root)
