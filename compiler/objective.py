@@ -8,12 +8,14 @@ from typing import Any
 
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Network, Section, TrainParams
+from .fields import argument_fields
 from .ir import N, Shape, TensorType, Value, apply, dims, origin
 from .lower import Forward
-from .operation import Bound, Column, Reference, Sums
+from .operation import Bound, Column, Params, Reference, Sums
 from .primitives import root, total
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as figures call them, and as a split does
+
 
 @dataclass(frozen=True)
 class Target:
@@ -225,7 +227,7 @@ class Objective:
     def metrics(self) -> list[MetricTerm]:
         """Each metric on the pair that it fits, or on the pair that it names."""
         found: list[MetricTerm] = []
-        several = [b.name for b in self.params.metrics]
+        several = [(b.name, *(r.name for r in b.operands)) for b in self.params.metrics]
         for bound in self.params.metrics:
             chosen = self._pair(bound)
             if chosen is None:
@@ -242,8 +244,11 @@ class Objective:
                 self.findings.add_refusal(refusal, bound.spans.get(refusal.at) if isinstance(refusal.at, str) else bound.span)
                 continue
             key = f"{prediction}.{bound.name}" if bound.operands else bound.name
-            if several.count(bound.name) > 1 and not bound.operands:
-                key = f"{bound.name}({', '.join(f'{v}' for v in bound.params.model_dump().values())})"
+            if several.count((bound.name, *(r.name for r in bound.operands))) > 1:
+                key += _said(bound.params)
+            if key in (term.key for term in found):
+                self.findings.add("E209", bound.span, "given before", name=key, help="name every metric once")
+                continue
             found.append(MetricTerm(key, sums, bound.operation.extra["better"], bound.operation.facts))
         return found
 
@@ -281,6 +286,14 @@ class Objective:
     @property
     def dtype(self) -> str:
         return self.forward.dtype
+
+
+def _said(params: Params) -> str:
+    """The arguments that are not the defaults, as a spec has them: `(average=macro)`."""
+    fields = argument_fields(type(params)).items()
+    values = ((name, info, getattr(params, name)) for name, info in fields)
+    given = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, info, value in values if value != info.default]
+    return f"({', '.join(given)})" if given else ""
 
 
 def _shaped(target: Value, output: Value) -> Value:
