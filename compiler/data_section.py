@@ -264,7 +264,7 @@ class DataChecker:
         mentioned = chosen = data.columns
         if chosen[:1] == (_ALL,):
             mentioned = chosen[1:]
-            fitting = (n for n, c in schema.columns.items() if c.dtype != "string" and c.shape in ((), (1,)))
+            fitting = (n for n, c in schema.columns.items() if c.dtype != "string" and c.shape in ((), (1,)) and c.classes is None)
             chosen = tuple(n for n in fitting if n not in mentioned)
         sound = True
         for name in mentioned:

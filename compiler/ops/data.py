@@ -30,7 +30,7 @@ def column(p: NoParams) -> None:
 
 @operation(Kind.COLUMN, ColumnsParams, operands=None)
 def columns(p: ColumnsParams) -> None:
-    """Several number columns as float32[k]; `all` is every number column but those in `except`."""
+    """Several number columns as float32[k]; `all` is every number column but those in `except` and the classes of bundled data."""
 
 
 def as_float(build: StepBuild, x: Column, step: str) -> Value:
