@@ -17,6 +17,12 @@ def zeros(p: NoParams, fan: Fan) -> Draw:
     return Draw("constant", 0.0)
 
 
+@operation(Kind.INITIALISER)
+def ones(p: NoParams, fan: Fan) -> Draw:
+    """1 everywhere."""
+    return Draw("constant", 1.0)
+
+
 class ConstantParams(Params):
     value: float = Field(description="the value of every element")
 

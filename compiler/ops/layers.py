@@ -15,15 +15,20 @@ from ..primitives import total
 from .channels import channels_of, other_axes
 
 
-class WeightParams(Params):
+class PenalisedParams(Params):
+    """With weights that a penalty of their own may hold."""
+
+    penalty: Annotated[tuple[Weighted, ...] | None, Of(Kind.PENALTY, many=True)] = Field(
+        None, kw_only=True, description="a penalty in place of the train section's"
+    )
+
+
+class WeightParams(PenalisedParams):
     """What every layer with weights takes; None stands for `auto`, zeros and the penalty of the train section."""
 
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the weights start")
     bias_init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the biases start")
     bias: bool = Field(True, kw_only=True, description="whether a bias is added")
-    penalty: Annotated[tuple[Weighted, ...] | None, Of(Kind.PENALTY, many=True)] = Field(
-        None, kw_only=True, description="a penalty in place of the train section's"
-    )
 
 
 class ConstrainedParams(WeightParams):
@@ -132,7 +137,7 @@ def gaussian_noise(build: Build, x: Value, p: GaussianNoiseParams) -> Value:
     return x + build.normal(x) * p.std if build.training and p.std else x
 
 
-class EmbeddingParams(Params):
+class EmbeddingParams(PenalisedParams):
     vocabulary: int = Field(ge=1, description="number of rows: indices run from 0 to one less")
     size: int = Field(ge=1, description="length of a row")
     lazy: bool = Field(False, kw_only=True, description="update only rows that the batch names, under every optimizer")
@@ -228,7 +233,7 @@ def sparse_dense(build: Build, x: Value, p: SparseDenseParams) -> Value:
     return back(y + build.parameter("bias", (p.units,), p.bias_init, fan=fan) if p.bias else y)
 
 
-class AttentionParams(Params):
+class AttentionParams(PenalisedParams):
     heads: int = Field(1, ge=1, description="number of heads; they share the features between them")
     causal: bool = Field(False, description="whether a step sees only itself and what is before it")
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how the weights start")

@@ -40,7 +40,7 @@ def l2(w: Value, p: PenaltyParams, samples: int | None) -> Value:
 
 
 class LmParams(PenaltyParams):
-    m: float = Field(gt=1, description="the power")
+    m: float = Field(ge=1, description="the power; 1 is l1")
 
 
 @operation(Kind.PENALTY, LmParams)

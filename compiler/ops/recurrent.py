@@ -12,20 +12,17 @@ from pydantic import Field
 
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, dims
-from ..operation import Bound, Build, Fan, Incoming, Kind, Of, Params, Weighted, operation
+from ..operation import Bound, Build, Fan, Incoming, Kind, Of, operation
 from ..primitives import RECURRENCES, states
-from .layers import require_float
+from .layers import PenalisedParams, require_float
 
 
-class RecurrentParams(Params):
+class RecurrentParams(PenalisedParams):
     units: int = Field(ge=1, description="size of the state")
     return_sequences: bool = Field(False, description="give the state of every step, not of the last alone")
     bidirectional: bool = Field(False, description="read the sequence from its end as well; the states stand beside each other")
     init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how W and R start")
     bias_init: Annotated[Bound | None, Of(Kind.INITIALISER)] = Field(None, kw_only=True, description="how B starts")
-    penalty: Annotated[tuple[Weighted, ...] | None, Of(Kind.PENALTY, many=True)] = Field(
-        None, kw_only=True, description="a penalty in place of the train section's"
-    )
     constraint: Annotated[Bound | None, Of(Kind.CONSTRAINT)] = Field(None, kw_only=True, description="what holds for each row of W and of R after every update")
 
 
