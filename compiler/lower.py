@@ -14,6 +14,7 @@ from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
 from .ir import FLOATS, ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
 from .operation import Bound, Draw, Fan, Incoming, Kind, Weighted, find
+from .shown import bytes_of
 from .source import Span
 
 MAX_BYTES = 16 * 2**30
@@ -118,7 +119,7 @@ class LayerBuild:
             return self.forward.variables[name]
         needed = prod(shape) * ITEM_BYTES[self.dtype]
         if needed > self.max_bytes:
-            raise Refusal("E307", label=f"{role} {list(shape)} takes {needed / 2**30:,.1f} GiB", what="the network",
+            raise Refusal("E307", label=f"{role} {list(shape)} takes {bytes_of(needed)}", what="the network",
                           help="use fewer units, or raise --max-bytes")  # fmt: skip
         penalty = getattr(self.application.bound.params, "penalty", None)
         constraint = getattr(self.application.bound.params, "constraint", None)

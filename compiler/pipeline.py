@@ -14,6 +14,7 @@ from .lower import MAX_BYTES, lower
 from .parse import parse
 from .program import Program
 from .schema import Schema
+from .shown import bytes_of
 from .source import Source
 
 __all__ = ["Program", "analyse", "decoded", "read"]
@@ -84,6 +85,6 @@ def _check_budget(program: Program, max_bytes: int) -> None:
         n = program.batch
         needed = max(needed, program.inference_bytes(n) if train is None or waiting else program.training_bytes(n))
     if needed > max_bytes:
-        label = f"{needed / 2**30:,.1f} GiB at batch {program.batch:,}, {parameters / 2**30:,.1f} GiB of them parameters"
+        label = f"{bytes_of(needed)} at batch {program.batch:,}, {bytes_of(parameters)} of them parameters"
         findings.add("E307", train.at("batch") if train is not None else program.experiment.network.outputs[0].span, label,
                      what="training" if train is not None else "the network", help="use fewer units or a smaller batch, or raise --max-bytes")  # fmt: skip

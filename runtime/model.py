@@ -317,12 +317,8 @@ class Model:
 
         optimizer, p = train.optimizer, train.optimizer.params
         state = {name: self.variables[f"slot/{bundle.name}/{name}"] for name in optimizer.operation.extra["slots"](bundle.size, p)}
-        lost = p.weight_decay * (rate if p.decay_form == "scaled" else 1.0)
-        decays = [slice(start, start + prod(q.shape)) for q, start in zip(bundle.parameters, bundle.starts(), strict=True) if q.decays and lost]
-        before = [theta[part].copy() for part in decays]
-        solvers.SOLVERS[optimizer.name](solvers.Problem(theta, evaluate, product, state, rate), p)
-        for part, weights in zip(decays, before, strict=True):
-            theta[part] -= lost * weights
+        weights = [slice(start, start + prod(q.shape)) for q, start in zip(bundle.parameters, bundle.starts(), strict=True) if q.decays]
+        solvers.solve(optimizer.name, p, solvers.Problem(theta, evaluate, product, state, rate), weights)
 
     def _report_non_finite(self, program: Program) -> None:
         found = program.find_non_finite()

@@ -5,7 +5,7 @@ Directions and scalar products are computed in float64; the parameters keep thei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, sqrt
 from typing import Any
@@ -232,3 +232,12 @@ SOLVERS: dict[str, Callable[[Problem, Any], None]] = {
     "conjugate_gradient": conjugate_gradient,
     "lbfgs": lbfgs,
 }
+
+
+def solve(name: str, p: Any, problem: Problem, weights: Sequence[slice]) -> None:
+    """One step of the solver with these parameters, and decoupled decay of the weights among theta: minus lambda times what they were before it."""
+    lost = p.weight_decay * (problem.lr if p.decay_form == "scaled" else 1.0)
+    before = [problem.theta[part].copy() for part in weights] if lost else []
+    SOLVERS[name](problem, p)
+    for part, old in zip(weights, before, strict=bool(lost)):
+        problem.theta[part] -= lost * old

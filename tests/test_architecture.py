@@ -63,7 +63,7 @@ COMPILER = {
     "ops.losses": f"{LAYER} primitives",
     "ops.metrics": f"{LAYER} primitives ops.losses",
     "ops.optimisers": "ir operation",
-    "ops.solvers": "operation",
+    "ops.solvers": "operation ops.optimisers",
     "ops.penalties": "ir operation primitives",
     "ops.schedules": "diagnostics operation",
     "ops.sources": "diagnostics operation schema parquet images",
@@ -82,10 +82,10 @@ COMPILER = {
     "network": "source diagnostics syntax operation experiment values resolve declare blocks",
     "data_section": "source diagnostics syntax schema operation ops.planned ops.sources experiment values resolve declare",
     "check": "source diagnostics syntax parse schema operation ops ops.planned experiment values constants resolve declare network data_section",
-    "lower": "source diagnostics ir operation experiment",
+    "lower": "source diagnostics shown ir operation experiment",
     "prepare": "diagnostics ir operation experiment",
     "bundles": "ir lower",
-    "objective": "diagnostics ir primitives operation experiment lower",
+    "objective": "diagnostics ir primitives operation experiment fields lower",
     "sparse": "ir experiment lower primitives",
     "training": "ir primitives autodiff passes passes.stable passes.unroll operation experiment lower bundles objective sparse",
     "watching": "ir ops.channels passes passes.stable primitives experiment lower bundles objective training",
@@ -101,7 +101,7 @@ COMPILER = {
     "ensemble": "diagnostics ir passes lower prepare objective training program serve",
     "wrapping": "tokens",
     "formatting": "source diagnostics parse tokens wrapping",
-    "pipeline": "source diagnostics parse schema check lower program agree advice",
+    "pipeline": "source diagnostics shown parse schema check lower program agree advice",
 }
 RUNTIME = {
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
@@ -155,17 +155,17 @@ RUNTIME = {
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
     "train": "kernels executor loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
-    "nnc.compiler.schema nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
     "charts": "",
     "page": "charts",
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
-    "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.schema nnc.compiler.pipeline",
+    "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
     "doctor": "engine machine nnc.compiler.ir nnc.compiler.onnx_export",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
-    "nnc.runtime.train",
+    "nnc.runtime.start nnc.runtime.train",
     "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
     "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "

@@ -593,6 +593,17 @@ def test_all_columns_but_some(tmp_path: Path) -> None:
     assert read(tmp_path, spec(text, "a: float32[2]")).arrays["a"].tolist() == [[1, 2], [4, 5]]
 
 
+def test_classes_are_no_numbers_among_all(tmp_path: Path) -> None:
+    """Else the inputs would hold what is to be predicted."""
+    for source, target, width in (("wine()", "cultivar", 13), ("iris()", "species", 4)):
+        text = f"source = {source}\n a = columns(all)\n t = column({target})"
+        body, loss = "return y = a -> dense(3) -> softmax", "cross_entropy(y, t)"
+        found = read(tmp_path, spec(text, f"a: float32[{width}]", body, loss))
+        assert found.arrays["a"].shape[1] == width
+        named = read(tmp_path, spec(text.replace("all)", f"all, except=[{target}])"), f"a: float32[{width}]", body, loss))
+        np.testing.assert_array_equal(found.arrays["a"], named.arrays["a"])
+
+
 def test_images_are_standardised_by_channel(tmp_path: Path) -> None:
     images = np.random.default_rng(0).normal(2, 3, (6, 2, 4, 4))
     np.savez(tmp_path / "f.npz", a=images, t=np.ones((6, 1)))

@@ -477,6 +477,7 @@ def truncated(mean: float, std: float) -> Callable[[float], float]:
 # For a layer of 300 inputs and 50 units
 INITIALISERS: dict[str, list[tuple[str, Callable[[float], float]]]] = {
     "zeros": [("zeros", lambda v: float(v >= 0))],
+    "ones": [("ones", lambda v: float(v >= 1))],
     "constant": [("constant(-0.7)", lambda v: float(v >= -0.7000001))],
     "normal": [("normal", NormalDist(0, 0.01).cdf), ("normal(0.2, mean=1.5)", NormalDist(1.5, 0.2).cdf)],
     "uniform": [("uniform", uniform(-0.05, 0.05)), ("uniform(1, 1.5)", uniform(1, 1.5))],

@@ -658,6 +658,7 @@ PENALTIES = [
     word("l2", strength=0.2, scale=0.25),
     word("lm", strength=0.1, m=3.0),
     word("lm", strength=0.1, m=1.5, scale=0.5),
+    word("lm", strength=0.1, m=1.0),
 ]
 
 
@@ -697,6 +698,21 @@ def test_penalties_add_up_and_a_layers_own_replaces_them() -> None:
     a, b, c = (np.abs(model.parameters[f"{n}/dense/weight"]) for n in ("a", "b", "output"))
     wanted = 0.3 * a.sum() + 0.25 * (b**2).sum() + 0.1 * b.sum() + 0.1 * (c**2).sum() + 0.02 * c.sum()
     assert model.gradients(batch)[0] - plain.gradients(batch)[0] == pytest.approx(wanted)
+
+
+def test_embeddings_and_attention_have_penalties_of_their_own() -> None:
+    body = "  e = x -> embedding(7, 4OWN)\n  a = e -> attention(2OWN)\n  return output = a -> lstm(2OWN) -> dense(2OWN)"
+
+    def model(own: str, **keys: str) -> Any:
+        return nnc.compile(spec(body.replace("OWN", own), inputs="x: int64[3]", **keys)).init(0)
+
+    held, free, plain = model("", penalty="l2(0.3)"), model(", penalty=l2(0)", penalty="l2(0.3)"), model("")
+    batch = {"x": np.array([[0, 6, 2]]), "y": np.zeros((1, 2))}
+    of_all, of_none, without = (m.gradients(batch)[0] for m in (held, free, plain))
+    weights = [array for name, array in held.parameters.items() if name.endswith(("weight", "/W", "/R"))]
+    assert len(weights) == 1 + 4 + 2 + 1
+    assert of_all - without == pytest.approx(0.15 * sum(np.sum(w**2) for w in weights))
+    assert of_none == pytest.approx(without)
 
 
 @pytest.mark.parametrize("name", ["l1", "l2"])

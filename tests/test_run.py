@@ -210,6 +210,15 @@ def test_the_observer_hears_of_every_step(tmp_path: Path) -> None:
     assert heard == [(e, d, 6) for e in (0, 1) for d in (2, 4, 6)]
 
 
+def test_metrics_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    text = DIGITS.replace("epochs = 6", "epochs = 1")
+    given = "[accuracy, f1, f1(average=micro), f1(average=macro), top_k(2), top_k(3)]"
+    figures = api.train(write(tmp_path / "s.nn", text.replace("[accuracy]", given)), out=tmp_path / "run").figures["validation"]
+    assert list(figures) == ["loss", "accuracy", "f1", "f1(average=micro)", "f1(average=macro)", "top_k(k=2)", "top_k(k=3)"]
+    assert figures["f1"] == figures["f1(average=macro)"]  # what is meant where nothing is said of several classes
+    assert figures["f1(average=micro)"] == pytest.approx(figures["accuracy"])
+
+
 # Given weights, parts with rates of their own
 
 PARTS = TINY.replace("return y = x -> dense(2) -> tanh -> dense(1)", "stem = x -> dense(2) -> tanh\n  return y = stem -> dense(1)")
@@ -241,9 +250,10 @@ def test_start_from_weights(tmp_path: Path) -> None:
         (slow.replace("base", "foreign"), {"stem/dense/weight"}),
         (slow.replace('")', '", only=["y/dense/bias"])'), {"y/dense/bias"}),
     ):
-        found = trained(tmp_path, more)
-        for name, array in found.items():
-            np.testing.assert_array_equal(array, base[name] if name in taken else own[name], err_msg=name)
+        from_python = api.compile(parts(tmp_path, more)).init().parameters
+        for found in (trained(tmp_path, more), from_python):
+            for name, array in found.items():
+                np.testing.assert_array_equal(array, base[name] if name in taken else own[name], err_msg=name)
 
 
 @pytest.mark.parametrize(
