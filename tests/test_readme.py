@@ -2,6 +2,7 @@
 
 import random
 import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,13 @@ import nnc
 from nnc.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_what_it_says_of_dependencies_is_what_is_installed():
+    wanted = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.match(r"[\w-]+", line)[0].removesuffix("-gpu") for line in wanted}
+    sentence = re.search(r"no framework underneath: (.*?)\s+are all", README, re.DOTALL)[1]
+    assert set(re.split(r",\s+| and ", sentence)) == names
 
 
 @pytest.fixture
