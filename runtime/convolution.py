@@ -32,8 +32,10 @@ def last(x: Array) -> Array:
     return x.transpose(0, 2, 3, 1)
 
 
-def copy_into_frame(x: Array, frame: Array, padding: Edges) -> None:
-    """Put an image [n, h, w, c] at its place in a padded frame; a negative padding cuts."""
+def in_frame(x: Array, frame: Array, padding: Edges, fill: float = 0.0) -> Array:
+    """The images [n, h, w, c] at their place in the first n of the padded frames, `fill` around them; a negative padding cuts."""
+    frame = frame[: len(x)]
+    frame.fill(fill)
     inside, taken = [], []
     for axis, (before, _) in zip((1, 2), padding, strict=True):
         start, skip = max(0, before), max(0, -before)
@@ -41,6 +43,7 @@ def copy_into_frame(x: Array, frame: Array, padding: Edges) -> None:
         inside.append(slice(start, start + length))
         taken.append(slice(skip, skip + length))
     frame[:, inside[0], inside[1]] = x[:, taken[0], taken[1]]
+    return frame
 
 
 class Tiles:
@@ -67,11 +70,7 @@ class Patches:
         _, high, wide, _ = frame.shape
         if channels_first(x):
             frame = frame[:n].reshape(n, c, high, wide).transpose(0, 2, 3, 1)
-        else:
-            frame = frame[:n]
-        frame.fill(0.0)
-        copy_into_frame(x, frame, self.padding)
-        return frame
+        return in_frame(x, frame, self.padding)
 
     def gather(self, x: Array, rows: slice, columns: Array, group: int) -> Array:
         """The patches of some output rows of a framed tile as a matrix [patch, tap and channel], a view of `columns`."""
@@ -282,10 +281,7 @@ class _Shifts:
                 yield (u, v), frame[:, top : top + (self.high - 1) * self.down + 1 : self.down, left : left + (self.wide - 1) * self.right + 1 : self.right]
 
     def framed(self, x: Array, frame: Array) -> Array:
-        frame = frame[: len(x)]
-        frame.fill(0.0)
-        copy_into_frame(x, frame, self.padding)
-        return frame
+        return in_frame(x, frame, self.padding)
 
 
 def _depthwise(value: Value, n: int) -> Kernel:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.ir import Value, concrete
+from nnc.compiler.workspace import INTEGER_OF
 
-from .convolution import Array, Kernel, Tiles, copy_into_frame, interior, last
+from .convolution import Array, Kernel, Tiles, in_frame, interior, last
 from .threads import for_each
 
 
@@ -43,12 +44,7 @@ class Windows:
         for_each(len(frame), lane)
 
     def framed(self, x: Array, frame: Array, fill: float) -> Array:
-        if not self.pads:
-            return x
-        frame = frame[: len(x)]
-        frame.fill(fill)
-        copy_into_frame(x, frame, self.padding)
-        return frame
+        return in_frame(x, frame, self.padding, fill) if self.pads else x
 
 
 def _pool(value: Value, n: int, fill: float, merge: Callable[[Array, Array, Array], Any]) -> Kernel:
@@ -99,7 +95,7 @@ class _Winners:
     """Where the first maximum of each window stands, as masks of ones and zeros for integers of the elements' width."""
 
     def __init__(self, windows: Windows, dtype: str):
-        self.windows, self.integer = windows, {"float32": np.int32, "float64": np.int64}[dtype]
+        self.windows, self.integer = windows, np.dtype(INTEGER_OF[dtype])
 
     def each(self, image: Array, top: Array, free: Array, hit: Array, mask: Array) -> Iterator[tuple[tuple[slice, ...], Array]]:
         free, hit, mask = free[: len(top)], hit[: len(top)], mask[: len(top)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from nnc.compiler.ir import Value, concrete
-from nnc.compiler.workspace import full_padding, has_winograd
+from nnc.compiler.workspace import APART, full_padding, has_winograd
 
 from . import compiled
-from .convolution import Array, Edges, Kernel, Tiles, copy_into_frame, last
+from .convolution import Array, Edges, Kernel, Tiles, in_frame, last
 from .threads import for_each
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
@@ -50,7 +50,7 @@ def _convolution(padding: Edges, *, turned: bool) -> Kernel:
         def lane(i: int) -> None:
             for some in tiles.lanes[i]:
                 samples = some.stop - some.start
-                framed = _framed(x[some], frame[i, :samples], padding)
+                framed = in_frame(x[some], frame[i], padding)
                 for rows in tiles.rows:
                     count = samples * (rows.stop - rows.start) * right
                     d, m = _pieces(cut[i], count, channels), _pieces(products[i], count, given)
@@ -75,7 +75,7 @@ def _weight_gradient(padding: Edges) -> Kernel:
             first = True
             for some in tiles.lanes[i]:
                 samples = some.stop - some.start
-                framed = _framed(x[some], frame[i, :samples], padding)
+                framed = in_frame(x[some], frame[i], padding)
                 for rows in tiles.rows:
                     count = samples * (rows.stop - rows.start) * right
                     d, s = _pieces(cut[i], count, channels), _pieces(products[i], count, given)
@@ -99,11 +99,5 @@ def _tiles(y: Array, frame: Array, cut: Array, channels: int) -> tuple[int, Tile
     """Columns of pieces, and the tiles that the work space is made for."""
     samples, height, width, _ = y.shape
     down, right = -(-height // 2), -(-width // 2)
-    rows = cut.shape[2] // (frame.shape[1] * right * channels)  # what keeps the streams apart is less than a row
-    return right, Tiles(samples, down, len(frame), (frame.shape[1], max(1, min(rows, down))))
-
-
-def _framed(x: Array, frame: Array, padding: Edges) -> Array:
-    frame.fill(0.0)
-    copy_into_frame(x, frame, padding)
-    return frame
+    rows = (cut.shape[2] - APART) // (frame.shape[1] * right * channels)
+    return right, Tiles(samples, down, len(frame), (frame.shape[1], rows))

@@ -107,7 +107,7 @@ RUNTIME = {
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
     "threads": "",
     "convolution": "threads nnc.compiler.ir nnc.compiler.workspace",
-    "pooling": "convolution threads nnc.compiler.ir",
+    "pooling": "convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "special": "",
     "recurrent": "nnc.compiler.ir",
     "recurrence": "special nnc.compiler.ir",

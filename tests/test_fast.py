@@ -85,8 +85,8 @@ def test_gradients_of_random_networks_are_the_same(seed: int) -> None:
 
 
 @pytest.mark.parametrize("padding", ["valid", "same", "2", "[0, 1]"])
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 40)])
-@pytest.mark.parametrize("channels", [(8, 8), (16, 24)])
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 40), (150, 4)])
+@pytest.mark.parametrize("channels", [(8, 8), (16, 24), (8, 64)])
 def test_winograds_convolution_is_the_convolution(channels: tuple[int, int], size: tuple[int, int], padding: str) -> None:
     """Value and gradients against the same network in float64 on NumPy's engine; several tiles and lanes, the last ones not full."""
     text = (
