@@ -92,6 +92,8 @@ def unexpected(stop: Stop, tokens: list[Token], where: str) -> Unexpected:
     if word is not None and where != "item":
         quoted = any(str(t) in ("column", "columns", "except") for t in tokens[: stop.index])
         help = f'a column of this name stands in quotes: "{word}"' if quoted else f"choose another name, such as `{word}_`"
+        if str(word) == "shared" and "->" in map(str, tokens[: stop.index]):
+            help = "layers share weights in a block: write `shared block f(x) { return x -> dense(3) }` above the network, and f wherever they are used"
         return Unexpected(span_of(word), f"`{word}`", "this word is reserved", help)
     label, help = _wanted(stop, where, end)
     if where == "item" and tokens[0].type == "NETWORK" and (stop.index > 1 or end):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -293,7 +294,8 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     digests = set()
     for seed in ("1", "2"):
         target = tmp_path / f"{seed}.onnx"
-        subprocess.run([sys.executable, "-c", program, tmp_path / "rich.nn", target], check=True, env={"PYTHONHASHSEED": seed, "PATH": ""})
+        command = [sys.executable, "-P", "-c", program, tmp_path / "rich.nn", target]
+        subprocess.run(command, check=True, env=os.environ | {"PYTHONHASHSEED": seed})
         digests.add(hashlib.sha256(target.read_bytes()).hexdigest())
     model = nnc.compile(tmp_path / "rich.nn").init(3)
     reports = [model.export_onnx(tmp_path / "again.onnx") for _ in range(2)]
