@@ -198,6 +198,13 @@ def test_defaults_of_torchs_optimisers(torch: Any) -> None:
     ):
         differs(Kind.OPTIMISER, name, words)
         assert {key: made(theta).defaults[key] for key in wanted} == wanted
+    lbfgs = torch.optim.LBFGS(theta).defaults
+    differs(Kind.OPTIMISER, "lbfgs", "no line search unless", "up to 20", "100 pairs")
+    assert (lbfgs["line_search_fn"], lbfgs["max_iter"], lbfgs["history_size"]) == (None, 20, 100)
+    differs(Kind.SCHEDULE, "one_cycle", "peak / 25")
+    optimiser = torch.optim.SGD(theta, lr=0.1)
+    torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=1.0, total_steps=10)
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(1 / 25)
     assert not hasattr(torch.optim, "Lion")
     differs(Kind.OPTIMISER, "lion", "torch has no Lion")
 

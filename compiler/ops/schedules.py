@@ -124,7 +124,10 @@ class OneCycleParams(Params):
 
 @operation(Kind.SCHEDULE, OneCycleParams)
 def one_cycle(p: OneCycleParams, lr: float, clock: Clock) -> Stage:
-    """From start to peak over the first share of the steps, then to end, both along half a cosine. Source: Smith and Topin 2017."""
+    """From start to peak over the first share of the steps, then to end, both along half a cosine. Source: Smith and Topin 2017.
+
+    Differs: torch's OneCycleLR starts from peak / 25.
+    """
     start = lr if p.start is None else p.start
     end = start / 10_000 if p.end is None else p.end
     up = p.rise * clock.steps

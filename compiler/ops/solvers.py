@@ -26,7 +26,10 @@ class NewtonParams(SolverParams):
 
 @operation(Kind.OPTIMISER, NewtonParams, facts={"solver", "hessian"}, slots=lambda size, p: {})
 def newton(p: NewtonParams) -> None:
-    """theta -= eta (H + damping I)^-1 g, H the whole Hessian; refused above a few thousand parameters."""
+    """theta -= eta (H + damping I)^-1 g, H the whole Hessian; refused above a few thousand parameters.
+
+    Source: Nocedal and Wright 2006, chapter 3.
+    """
 
 
 class HessianFreeParams(SolverParams):
@@ -64,4 +67,6 @@ def lbfgs(p: LbfgsParams) -> None:
     """theta += a d, d = -H g with H from the last steps and gradient changes by the two-loop recursion, a by a strong-Wolfe line search.
 
     Source: Nocedal and Wright 2006, algorithm 7.4.
+
+    Differs: torch's LBFGS has no line search unless line_search_fn says strong_wolfe, goes up to 20 such steps in a call, and keeps 100 pairs.
     """

@@ -62,7 +62,10 @@ class EarlyStoppingParams(Params):
 
 @operation(Kind.STOP, EarlyStoppingParams)
 def early_stopping(p: EarlyStoppingParams) -> None:
-    """Stops after `patience` epochs without a better value, and keeps the weights of the best epoch."""
+    """Stops after `patience` epochs without a better value, and keeps the weights of the best epoch.
+
+    Differs: Keras's EarlyStopping keeps the last epoch's weights unless restore_best_weights is set, and has patience 0.
+    """
 
 
 class GroupParams(Params):
