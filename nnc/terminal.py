@@ -29,11 +29,23 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable[
     return "\n".join(lines)
 
 
-def figures(by_split: Mapping[str, Mapping[str, float]]) -> str:
-    """Loss and metrics, a row a split."""
-    names = list(dict.fromkeys(name for found in by_split.values() for name in found))
+def figures(by_split: Mapping[str, Mapping[str, Any]]) -> str:
+    """Loss and metrics, a row a split; matrices below, which no cell holds."""
+    names = list(dict.fromkeys(name for found in by_split.values() for name, value in found.items() if not _is_matrix(value)))
     rows = [[split, *(figure(found[n]) if n in found else "" for n in names)] for split, found in by_split.items()]
-    return table(["split", *names], rows, range(1, len(names) + 1))
+    matrices = [_matrix(f"{name} on {split}", value) for split, found in by_split.items() for name, value in found.items() if _is_matrix(value)]
+    return "\n\n".join([table(["split", *names], rows, range(1, len(names) + 1)), *matrices])
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+
+
+def _matrix(name: str, value: Sequence[Sequence[int]]) -> str:
+    """A row a class, a column a decision, by their indices."""
+    columns = range(len(value))
+    return f"{name}: a row is a class, a column a decision\n" + table(["", *map(str, columns)], [[str(i), *row] for i, row in enumerate(value)],
+                                                                      range(len(value) + 1))  # fmt: skip
 
 
 def verdict(found: Verdict) -> str:
@@ -111,7 +123,8 @@ class Lines:
         self._draw(f"{self.member}epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        figures = [f"{split}.{name} {figure(value)}" for split in ("train", "val", "test") for name, value in record.get(split, {}).items()]
+        figures = [f"{split}.{name} {figure(value)}" for split in ("train", "val", "test") for name, value in record.get(split, {}).items()
+                   if not _is_matrix(value)]  # fmt: skip
         if self.live:
             self.known = "".join(f"  {f}" for f in figures if not f.startswith("train.loss"))
             self._draw(f"{self.member}epoch {record['epoch']}/{self.epochs}  100%  loss {figure(record['train']['loss'])}{self.known}",

@@ -125,8 +125,10 @@ def judge(e: Evidence) -> Verdict:
         numbers[f"{new}.loss"] = e.kept[new]["loss"]
     improving = not e.stopped_early and _improving(e.held or e.train, e.constant["train"]["loss"])
     if _diverging(e):
-        return Verdict("diverging", f"the training loss was {min(e.train):.4g} and is {e.train[-1]:.4g}; a prediction that ignores its inputs has "
-                       f"{e.constant['train']['loss']:.4g}", _calm(e), numbers)  # fmt: skip
+        lowest, last = min(e.train), e.train[-1]
+        course = f"was {lowest:.4g} and is {last:.4g}" if lowest < last else f"is {last:.4g} and hardly falls"
+        return Verdict("diverging", f"the training loss {course}; a prediction that ignores its inputs has {e.constant['train']['loss']:.4g}",
+                       _calm(e), numbers)  # fmt: skip
     if e.goal is not None and e.goal.figure in e.kept.get(e.goal.split, {}):
         return _by_goal(e, e.goal, improving, numbers)
     for figure in e.majority:

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import safetensors.numpy
 from runs import DIGITS, TINY, Said, command, leftovers, nnc, process, refused, write
 
-from nnc import commands
+from nnc import commands, terminal
 from nnc.cli import parser
 
 ROOT = Path(__file__).parent.parent
@@ -312,6 +313,19 @@ def test_eval_text_and_train_agree(tmp_path: Path) -> None:
     spec = write(tmp_path / "digits.nn", DIGITS)
     trained = nnc("train", spec, "-o", tmp_path / "run").out.partition("\n\n")[0]
     assert nnc("eval", tmp_path / "run").out.strip() == trained
+
+
+def test_a_matrix_stands_below_the_table() -> None:
+    """Ten classes make a row of a hundred numbers: no line of an epoch and no cell holds it."""
+    matrix = [[12, 3], [0, 100]]
+    told = terminal.figures({"train": {"loss": 0.5, "confusion_matrix": matrix}, "test": {"loss": 0.25}})
+    above, below = told.split("\n\n")
+    assert above.splitlines()[2].split() == ["train", "0.5000"]
+    assert below.splitlines() == ["confusion_matrix on train: a row is a class, a column a decision", "    0    1", "-  --  ---", "0  12    3", "1   0  100"]
+    written = StringIO()
+    terminal.Lines(written).epoch({"epoch": 1, "train": {"loss": 0.5}, "val": {"loss": 0.25, "confusion_matrix": matrix}, "samples_per_second": 9.0})
+    assert "val.loss 0.2500" in written.getvalue()
+    assert "confusion_matrix" not in written.getvalue()
 
 
 def test_eval_on_labelled_rows(run: Path, tmp_path: Path) -> None:

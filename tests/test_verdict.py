@@ -110,6 +110,12 @@ def test_stopping_at_the_last_epoch_gains_nothing() -> None:
     assert "early_stopping" not in " ".join(judge(still).next)
 
 
+def test_a_loss_that_stays_too_high_is_no_rise() -> None:
+    stuck = judge(evidence(falling(3.1, 3.0), []))
+    assert stuck.name == "diverging"
+    assert "the training loss is 3 and hardly falls" in stuck.because
+
+
 def aimed(train: float, held: float, goal: float = 0.95, curve: Evidence = GOOD) -> Verdict:
     kept = {"train": {"loss": curve.kept["train"]["loss"], "accuracy": train}, "validation": {"loss": curve.kept["validation"]["loss"], "accuracy": held}}
     return judge(replace(curve, kept=kept, goal=Goal("val.accuracy", "validation", "accuracy", goal, True)))
