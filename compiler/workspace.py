@@ -178,12 +178,12 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
 # fall into the same lines of the cache.
 APART = 80
 LEAST_CHANNELS = 8
-_TURNS = {"conv2d": 0, "conv2d_input_gradient": 0, "conv2d_weight_gradient": 1}  # which operand is the image that is cut into pieces
+_CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
 
 
 def has_winograd(value: Value) -> bool:
     """Whether a convolution, or one of its gradients, is one of 3x3 at stride 1 in float32, with channels enough."""
-    if value.op not in _TURNS or value.dtype != "float32":
+    if value.op not in _CONVOLUTIONS or value.dtype != "float32":
         return False
     a = value.attributes
     window = a["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]

@@ -27,7 +27,7 @@ def faster(value: Value, n: int) -> Kernel | None:
         case "max_pool_gradient":
             return _max_pool_gradient(value, n)
         case "recurrence" | "recurrence_gradient" if value.dtype == "float32" and value.attributes["kind"] in ("lstm", "gru") and has_product():
-            return _recurrence(value, n) if value.op == "recurrence" else _recurrence_gradient(value, n)
+            return _recurrence(value) if value.op == "recurrence" else _recurrence_gradient(value)
         case "softmax" | "log_softmax" if value.dtype == "float32" and value.attributes["axis"] == value.type.rank - 1:
             return _softmax(value)
         case "pick" | "one_hot":
@@ -95,7 +95,7 @@ def _max_pool_gradient(value: Value, n: int) -> Kernel:
     return gradient
 
 
-def _recurrence(value: Value, n: int) -> Kernel:
+def _recurrence(value: Value) -> Kernel:
     from . import compiled_recurrence as walks
 
     reverse, gates = value.attributes["reverse"], RECURRENCES[value.attributes["kind"]][0]
@@ -104,14 +104,14 @@ def _recurrence(value: Value, n: int) -> Kernel:
         *b, out, _turned, q, _space = others
         held = gates_of(out, gates).reshape(z.shape)
         if gates == 4:
-            _over_samples(n, lambda first, last: walks.lstm(z, r, out[0], out[1], out[2], held, first, last, reverse))
+            _over_samples(z.shape[1], lambda first, last: walks.lstm(z, r, out[0], out[1], out[2], held, first, last, reverse))
         else:
-            _over_samples(n, lambda first, last: walks.gru(z, r, b[0], out[0], out[1], held, q, first, last, reverse))
+            _over_samples(z.shape[1], lambda first, last: walks.gru(z, r, b[0], out[0], out[1], held, q, first, last, reverse))
 
     return run
 
 
-def _recurrence_gradient(value: Value, n: int) -> Kernel:
+def _recurrence_gradient(value: Value) -> Kernel:
     from . import compiled_recurrence as walks
 
     reverse, gates = value.attributes["reverse"], RECURRENCES[value.attributes["kind"]][0]
@@ -120,9 +120,9 @@ def _recurrence_gradient(value: Value, n: int) -> Kernel:
         held = gates_of(cells, gates).reshape(out.shape[1:])
         g = _contiguous(g)
         if gates == 4:
-            _over_samples(n, lambda first, last: walks.lstm_back(g, r, cells[1], cells[2], held, out[0], dh, dc, first, last, reverse))
+            _over_samples(g.shape[1], lambda first, last: walks.lstm_back(g, r, cells[1], cells[2], held, out[0], dh, dc, first, last, reverse))
         else:
-            _over_samples(n, lambda first, last: walks.gru_back(g, r, cells[0], cells[1], held, out[0], out[1], dh, first, last, reverse))
+            _over_samples(g.shape[1], lambda first, last: walks.gru_back(g, r, cells[0], cells[1], held, out[0], out[1], dh, first, last, reverse))
 
     return run
 

@@ -44,7 +44,6 @@ class Randomness:
         self._bits.state = state
         return self._bits.random_raw(count)
 
-
     def normal(self, stream: int, out: Array) -> None:
         """Standard normal numbers of a stream at the current step."""
         self.words(stream, 0)

@@ -48,6 +48,7 @@ TERMS: dict[str, str] = {
     "cast": "",
 }
 
+
 def knows(dtype: np.dtype[Any]) -> bool:
     return dtype.name in _KNOWN
 

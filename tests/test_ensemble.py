@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from runs import digest, history, leftovers, nnc, refused, write
-from test_resume import KILLED
+from test_resume import KILLED, train_until
 
 import nnc as api
 from nnc.compiler.diagnostics import SpecError
@@ -31,7 +30,7 @@ from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.files import read_arrays
 from nnc.runtime.kernels import Randomness
 from nnc.runtime.members import parts
-from nnc.runtime.train import EnsembleResult, Interrupted, Progress, train
+from nnc.runtime.train import EnsembleResult
 
 Array = np.ndarray[Any, Any]
 
@@ -474,23 +473,6 @@ def outcome(run: Path) -> tuple[str, list[Any]]:
     return hashlib.sha256((run / "ensemble.safetensors").read_bytes()).hexdigest(), [*states, *(history(m) for m in members)]
 
 
-def stop_at(spec: Path, run: Path, step: int, resume: bool) -> bool:
-    """Train until Ctrl-C in this step of the process; whether it came before the end."""
-    seen = 0
-
-    def on_step(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    try:
-        train(read(spec), spec.parent, run, resume=resume, progress=Progress(on_step=on_step))
-    except Interrupted:
-        return True
-    return False
-
-
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("stops", [(1,), (48,), (49,), (110,), (3, 60, 30, 1)])
 def test_interrupted_in_any_member(name: str, stops: tuple[int, ...], trained: Any, tmp_path: Path) -> None:
@@ -498,7 +480,7 @@ def test_interrupted_in_any_member(name: str, stops: tuple[int, ...], trained: A
     _, folder = trained[name]
     run = tmp_path / "run"
     for i, step in enumerate(stops):
-        assert stop_at(folder / "spec.nn", run, step, resume=i > 0)
+        assert train_until(folder / "spec.nn", run, step, resume=i > 0)
         assert not (run / "ensemble.safetensors").exists()
         for said in (nnc("eval", run), nnc("export", run), nnc("predict", run, folder / "spec.nn", "-o", tmp_path / "out.csv")):
             refused(said, "E521", "--resume")
@@ -535,7 +517,7 @@ def test_a_finished_ensemble_resumes_to_itself(trained: Any, tmp_path: Path) -> 
 def test_what_an_ensemble_may_not_be_resumed_with(tmp_path: Path) -> None:
     text = BAGGING.replace("let epochs = 8", "let epochs = 1\nlet n = 3").replace("bagging(4)", "bagging(n)")
     spec, run = write(tmp_path / "spec.nn", text), tmp_path / "run"
-    assert stop_at(spec, run, 8, resume=False)
+    assert train_until(spec, run, 8, resume=False)
     refused(nnc("train", spec, "-o", run, "--resume", "--set", "n=4"), "E511", "--set")
     refused(nnc("train", write(tmp_path / "other.nn", text.replace("0.02", "0.03")), "-o", run, "--resume"), "E511", "the spec has changed")
     one = text.replace("ensemble = bagging(n)", "").replace("let n = 3", "")

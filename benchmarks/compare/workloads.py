@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workload:
+class Workload(ABC):
     name: str
     batch: int
     samples: int  # in an epoch; whole batches
@@ -49,8 +50,9 @@ class Workload:
         """Steps of an epoch."""
         return samples // self.batch
 
+    @abstractmethod
     def data(self, samples: int, seed: int = 0) -> Data:
-        raise NotImplementedError
+        """Random samples, equal for equal seeds."""
 
 
 @dataclass(frozen=True, kw_only=True)
