@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 PARTS = {"compiler": "compiler", "runtime": "runtime", "grammar": "grammar", "specs": "specs"}
 
 
@@ -18,7 +18,8 @@ def link_tree() -> Path:
     targets = {name: ROOT / part for name, part in PARTS.items()} | {p.name: p for p in (ROOT / "nnc").glob("*.py")}
     for name, target in targets.items():
         link = folder / name
-        if not link.is_symlink():
+        if not link.exists():
+            link.unlink(missing_ok=True)  # one that leads nowhere
             link.symlink_to(target)
     return folder
 
