@@ -93,4 +93,14 @@ CODES: dict[str, Code] = {
         numba is installed. Both compute the same to rounding.
         """,
     ),
+    "E709": Code(
+        "the device `{device}` cannot be used",
+        """
+        A GPU that was asked for and is not used is an error, so nothing ran. onnxruntime runs on a GPU where all of this
+        is there: its package for GPUs alone, NVIDIA's driver, the libraries of CUDA and cuDNN in the versions that it was
+        built with, and a kernel for every node of the graph. `nnc doctor` says what is missing on this machine.
+
+            pip install 'onnxruntime-gpu[cuda,cudnn]'     the libraries, where the system has none
+        """,
+    ),
 }

@@ -12,11 +12,12 @@ from nnc.compiler.experiment import Experiment
 from nnc.compiler.ir import Graph, Value, apply, substitute
 from nnc.compiler.onnx_export import Malformed, serialised, to_onnx
 
+from .device import EngineRefusal
 from .executor import Arena, Executor
 from .files import write_bytes
 from .kernels import Array, Randomness
 from .machine import versions
-from .verification import ABSOLUTE, RELATIVE, EngineRefusal, verification_rows, verify
+from .verification import ABSOLUTE, RELATIVE, verification_rows, verify
 
 MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the nodes take some of it
 

@@ -24,6 +24,7 @@ import numpy as np
 from nnc.compiler.ir import Graph, TensorType, Value, apply, concrete, topological
 from nnc.compiler.plan import plan
 
+from .device import EngineRefusal, errors, first_line, session
 from .executor import Arena, Executor
 from .kernels import Array, Randomness
 
@@ -35,10 +36,6 @@ EDGE_ROWS = 8
 SINGLE_ROWS = 16  # rows that are also run one by one
 ARENA_BYTES = 2**30
 COMPARISONS = frozenset(("greater", "greater_equal", "less", "less_equal"))
-
-
-class EngineRefusal(Exception):
-    """onnxruntime does not load or run the file."""
 
 
 # Rows
@@ -348,17 +345,17 @@ def verify(data: bytes, graph: Graph, arrays: Mapping[str, Array], rows: Rows) -
     known = trust(graph, arrays, rows, size)
     comparisons = {name: Comparison(value, known[name]) for name, value in graph.outputs.items()}
     executor = Executor(graph, arrays, Randomness(0), Arena())
-    sessions = {label: _session(data, label) for label in ("off", "on")}
+    sessions = {label: session(data, optimise=label == "on") for label in ("off", "on")}
     settings = []
     for batch in dict.fromkeys((1, size)):
         for chosen in _batches(rows, size) if batch > 1 else ([row] for row in rows.singles()):
             inputs = {name: array[chosen] for name, array in rows.arrays.items()}
             wanted = {name: array.copy() for name, array in executor.run(inputs).items()}
-            for session in sessions.values():
+            for made in sessions.values():
                 try:
-                    got = session.run(list(wanted), inputs)
-                except _ort_errors() as error:
-                    raise EngineRefusal(f"onnxruntime does not run the file: {_first_line(error)}") from error
+                    got = made.run(list(wanted), inputs)
+                except errors() as error:
+                    raise EngineRefusal(f"onnxruntime does not run the file: {first_line(error)}") from error
                 for name, result in zip(wanted, got, strict=True):
                     comparisons[name].add(chosen, wanted[name], np.asarray(result))
         settings += [{"batch": batch, "optimisations": label} for label in sessions]
@@ -374,27 +371,3 @@ def verify(data: bytes, graph: Graph, arrays: Mapping[str, Array], rows: Rows) -
         "onnxruntime": ort.__version__,
         "outputs": outputs,
     }
-
-
-def _session(data: bytes, optimisations: str) -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    levels = ort.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimisations == "on" else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 4  # what goes wrong is an exception, and becomes a diagnostic
-    try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _ort_errors() as error:
-        raise EngineRefusal(f"onnxruntime {ort.__version__} does not load the file: {_first_line(error)}") from error
-
-
-def _ort_errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises; its exceptions have no common base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented, state.RuntimeException)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]

@@ -124,8 +124,9 @@ RUNTIME = {
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
     "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
-    "verification": "kernels executor nnc.compiler.ir nnc.compiler.plan",
-    "export": "kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
+    "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
+    "verification": "device kernels executor nnc.compiler.ir nnc.compiler.plan",
+    "export": "device kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
@@ -161,7 +162,7 @@ RUNTIME = {
     "page": "charts",
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
     "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
-    "doctor": "engine machine nnc.compiler.ir nnc.compiler.onnx_export",
+    "doctor": "device engine machine",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
@@ -180,7 +181,7 @@ TOP = {
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
     "onnx": {"nnc.compiler.onnx_export"},
-    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.doctor"},
+    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.device"},
     "safetensors": {"nnc.runtime.files"},
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},

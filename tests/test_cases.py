@@ -45,6 +45,7 @@ ELSEWHERE = {
     "E706": "test_commands.py",
     "E707": "test_columnar.py",
     "E708": "test_fast.py",
+    "E709": "test_device.py",
 }
 
 

@@ -17,7 +17,8 @@ from nnc.cli import main
 from nnc.compiler.onnx_lowering import LOWERINGS
 from nnc.runtime import export as exporting
 from nnc.runtime import verification
-from nnc.runtime.verification import EDGE_ROWS, EngineRefusal, verification_rows, verify
+from nnc.runtime.device import EngineRefusal
+from nnc.runtime.verification import EDGE_ROWS, verification_rows, verify
 
 TEXT = """
 network(age: float32[1], job: float32[3]) { return p = concat(age, job) -> dense(4) -> dense(2) -> softmax }
