@@ -54,11 +54,20 @@ CODES: dict[str, Code] = {
         something else: it was cut short, changed, or damaged on the way. It is not used, not even in part.
         """,
     ),
+    "E703": Code(
+        "the bundle `{path}` is not as it was exported",
+        """
+        manifest.json of a bundle that `nnc export` wrote holds the SHA-256 of every file, and one of itself. They are
+        checked before anything of a bundle is used. A file was changed, cut short, exchanged or lost since, so nothing
+        of the bundle can be relied on.
+        """,
+    ),
     "E704": Code(
         "`{path}` is in use",
         """
         The place is taken: by another training that is running, by a file, or by files that nnc did not write and
-        will not overwrite. Choose another place.
+        will not overwrite. Choose another place. `nnc export` replaces a bundle that is as it was written, and no other
+        directory; neither does it replace one in which you have changed or added a file.
         """,
     ),
     "E705": Code(

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,23 +263,20 @@ def predict(options: Namespace) -> int:
     return 0
 
 
-def _export(model: Model | Ensemble, rows: Mapping[str, Any] | None, directory: Path) -> None:
-    from .runtime.files import write_json
+def _export(run: Run, model: Model | Ensemble, directory: Path) -> None:
+    from .runtime.deploy import deploy
 
-    file: str = model.program.experiment.export.params.file
-    report = model.export_onnx(directory / file, rows)
-    write_json(directory / "verification.json", report)
+    report = deploy(run, model, directory)
     worst = max(found["absolute"] for found in report["outputs"].values())
-    print(f"model   {directory / file}")
-    print(f"        verified with onnxruntime {report['onnxruntime']} on {report['rows']} rows: largest difference {worst:.1e}")
+    print(f"bundle  {directory}")
+    print(f"        {report['file']} verified with onnxruntime {report['onnxruntime']} on {report['rows']} rows: largest difference {worst:.1e}")
 
 
 def export(options: Namespace) -> int:
     from .runtime.run import Run
 
     run = Run(Path(options.run))
-    model = run.model()
-    _export(model, run.rows(), Path(options.out) if options.out else run.path / "export")
+    _export(run, run.model(), Path(options.out) if options.out else run.export)
     return 0
 
 
@@ -290,7 +286,7 @@ def run(options: Namespace) -> int:
     result = _train(options)
     _report(result)
     done = Run(result.run)
-    _export(result.model, done.rows(), done.path / "export")
+    _export(done, result.model, done.export)
     _page(done, done.report)
     return 0
 

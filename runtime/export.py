@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,27 +23,50 @@ from .verification import ABSOLUTE, RELATIVE, verification_rows, verify
 MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the nodes take some of it
 
 
-def export(
-    experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], path: Path, rows: Mapping[str, Array] | None = None
-) -> dict[str, Any]:
-    """Write the ONNX file of a serving graph and its variables; the verification's report. E601 and no file where the engines disagree.
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file that agrees with the runtime, not yet written anywhere."""
+
+    name: str
+    file: str
+    data: bytes
+    graph: Graph
+    report: dict[str, Any]
+
+
+def exported(experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], rows: Mapping[str, Array] | None = None) -> Exported:
+    """The ONNX file of a serving graph and its variables, verified. E601 where the engines disagree.
 
     `rows` are raw rows, by input name; without them the verification has edge rows alone.
     """
-    folded, constants = fold(graph, arrays)
-    size = sum(constants[name].nbytes for name in folded.leaves("variable"))
-    if size > MOST_BYTES:
-        _refuse("E605", experiment, f"its arrays take {size / 2**30:.1f} GiB, an ONNX file holds less than 2", "make the network smaller")
-    opset: int = experiment.export.params.opset
     try:
-        data = serialised(to_onnx(folded, constants, opset=opset, name=_name(experiment), metadata=_metadata(experiment)))
+        data = written(experiment, graph, arrays)
         report = verify(data, graph, arrays, verification_rows(graph, rows))
     except (Malformed, EngineRefusal) as error:
         _refuse("E601", experiment, str(error), "nothing was written; report the spec as a bug")
     if not report["passed"]:
         _refuse("E601", experiment, _disagreement(report), "nothing was written; scale the inputs, or report the spec as a bug")
-    write_bytes(path, data)
-    return {"file": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "opset": opset} | report
+    params = experiment.export.params
+    about = {"file": params.file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "opset": params.opset}
+    return Exported(_name(experiment), params.file, data, graph, about | report)
+
+
+def export(
+    experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], path: Path, rows: Mapping[str, Array] | None = None
+) -> dict[str, Any]:
+    """Write the verified ONNX file alone; the verification's report. No file where `exported` refuses."""
+    found = exported(experiment, graph, arrays, rows)
+    write_bytes(path, found.data)
+    return found.report | {"file": path.name}
+
+
+def written(experiment: Experiment, graph: Graph, arrays: Mapping[str, Array]) -> bytes:
+    """The ONNX file of a serving graph, with everything constant computed."""
+    folded, constants = fold(graph, arrays)
+    size = sum(constants[name].nbytes for name in folded.leaves("variable"))
+    if size > MOST_BYTES:
+        _refuse("E605", experiment, f"its arrays take {size / 2**30:.1f} GiB, an ONNX file holds less than 2", "make the network smaller")
+    return serialised(to_onnx(folded, constants, opset=experiment.export.params.opset, name=_name(experiment), metadata=_metadata(experiment)))
 
 
 def _refuse(code: str, experiment: Experiment, label: str, help: str) -> NoReturn:

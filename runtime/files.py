@@ -1,4 +1,4 @@
-"""Writing files so that a crash at any moment leaves the old content or the new, never a part; and reading them back checked.
+"""Writing files and directories so that a crash at any moment leaves the old content or the new, never a part; and reading them back checked.
 
 Arrays are kept as safetensors. The format has no checksum, so its metadata carries the SHA-256 of the whole file, computed
 with the digest's own place filled by zeros: every flipped byte is noticed.
@@ -6,12 +6,15 @@ with the digest's own place filled by zeros: every flipped byte is noticed.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,7 +54,7 @@ def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
             return
         target = Path(os.path.realpath(path))  # a link stays, and its target is replaced
         make_directory(target.parent)
-        temporary = target.parent / TEMPORARY.replace("*", secrets.token_hex(8))
+        temporary = _beside(target)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             try:
@@ -113,6 +116,78 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make a directory of these files, by path below it, or put it in the place of the one that is there, with all that this holds.
+
+    A temporary directory beside it, every file and directory in it on disk, then one rename; where the system cannot exchange two directories,
+    the old one is moved aside before. E701 where the system refuses something: then the old one is whole and in its place.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        make_directory(target.parent)
+        temporary = _beside(target)
+        try:
+            os.mkdir(temporary)
+            for name, data in files.items():
+                make_directory((temporary / name).parent)
+                handle = os.open(temporary / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+                try:
+                    _write_all(handle, data)
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            for folder in {(temporary / name).parent for name in files}:
+                _sync_directory(folder)
+            _put_in_place(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # what was not finished, or what was there before
+        _sync_directory(target.parent)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            refuse("E701", "it is the root of a file system, which cannot be replaced whole", "give a directory below it with -o", path=str(path))
+        refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(path))
+
+
+def remove_directory(path: Path) -> None:
+    """Take a directory away whole: first its name, then its content. E701 where the system refuses."""
+    try:
+        aside = _beside(path)
+        os.rename(path, aside)
+        _sync_directory(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        refuse("E701", str(error.strerror or error), "remove it, or choose another place with -o", path=str(path))
+
+
+def _beside(target: Path) -> Path:
+    """A free name for something that is not whole yet, or no longer."""
+    return target.parent / TEMPORARY.replace("*", secrets.token_hex(8))
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    """Give a directory the name of another, which may have the first one's name afterwards."""
+    if not target.exists():
+        os.rename(new, target)
+    elif not _exchanged(new, target):
+        aside = _beside(target)
+        os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except BaseException:
+            os.rename(aside, target)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Let two directories change places in one step, which Linux can on most file systems."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def digest_of(path: Path) -> str:

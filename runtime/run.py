@@ -10,6 +10,7 @@
     figures.json         loss and metrics by split of the weights that were kept, once training has ended
     verdict.json         what the learning curve shows, once training has ended
     report.html          the page that `nnc report` writes
+    export               the deployment bundle that `nnc export` writes (bundle.py)
 
 The run of an ensemble holds a folder for each member, members/1, members/2, ..., with the files that are a member's own: metrics.jsonl,
 last.safetensors, best.safetensors, plan.txt, figures.json, verdict.json. ensemble.safetensors is written when the last has finished.
@@ -23,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ import numpy as np
 from nnc.compiler.program import Program
 from nnc.compiler.watching import by_layer
 
+from .bundle import discard, require_replaceable
 from .data.dataset import Dataset
 from .ensemble import Ensemble, load
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
@@ -79,9 +82,14 @@ class Run:
         return self.path / "report.html"
 
     @property
+    def export(self) -> Path:
+        """The bundle that `nnc export` writes, where it was not given another place."""
+        return self.path / "export"
+
+    @property
     def verification(self) -> Path:
-        """What `nnc export` found, where it was not given another place."""
-        return self.path / "export" / "verification.json"
+        """What `nnc export` found."""
+        return self.export / "verification.json"
 
     def member(self, index: int) -> Run:
         """Where a member of an ensemble, counted from 1, is trained."""
@@ -105,6 +113,8 @@ class Run:
             taken = self.path.is_dir() and any(not p.match(TEMPORARY) for p in self.path.iterdir())
         if taken and _manifest(self.path / "manifest.json") is None:
             refuse("E704", "it holds files that are no run", "give another directory with -o", path=str(self.path))
+        with _writing(self.export):
+            require_replaceable(self.export)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -133,13 +143,16 @@ class Run:
         with _writing(self.path):
             for folder in (self, *self._members()):
                 for path in folder.path.glob(TEMPORARY):
-                    path.unlink(missing_ok=True)
+                    if path.is_dir():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove an earlier run's files, and nothing else; the checkpoint first, the manifest last."""
         with _writing(self.path):
             self.ensemble.unlink(missing_ok=True)
-            self.verification.unlink(missing_ok=True)  # it is about another model
+            discard(self.export)  # it is another model's
             for member in self._members():
                 for name in MEMBER_FILES:
                     (member.path / name).unlink(missing_ok=True)
@@ -212,6 +225,7 @@ def begin(run: Run, program: Program, data: Dataset, data_root: Path) -> None:
     about = {
         "spec": {"name": experiment.source.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
         "data": {"sha256": data.digest, "root": str(data_root.resolve()), "rows": {name: len(rows) for name, rows in data.splits.items()}},
+        "split": {"sha256": _split_digest(data.splits)},
         "rows": hashlib.sha256(rows.encode()).hexdigest(),
         "parameters": {layer: sum(prod(p.shape) for p in found) for layer, found in by_layer(program.inference.trainable).items()},
         "members": experiment.members,
@@ -228,6 +242,14 @@ def _kept(raw: Mapping[str, Array], rows: Array) -> dict[str, Any]:
     """Raw rows evenly spaced among the given ones."""
     chosen = rows[np.linspace(0, len(rows) - 1, min(KEPT_ROWS, len(rows))).astype(int)]
     return {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}
+
+
+def _split_digest(splits: Mapping[str, Array]) -> str:
+    """SHA-256 over which rows each split holds, in what order."""
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        digest.update(f"{name}:{len(splits[name])}\n".encode() + splits[name].astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _remove_empty(folder: Path) -> None:

@@ -105,6 +105,7 @@ COMPILER = {
 }
 RUNTIME = {
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
+    "bundle": "files",
     "threads": "",
     "convolution": "threads nnc.compiler.ir nnc.compiler.workspace",
     "pooling": "convolution threads nnc.compiler.ir nnc.compiler.workspace",
@@ -149,7 +150,9 @@ RUNTIME = {
     "predict": "kernels executor files model ensemble data.columnar data.rows nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.parquet",
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
-    "run": "files machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
+    "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
+    "signature": "export nnc.compiler.ir",
+    "deploy": "bundle ensemble export machine model run signature",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
@@ -171,7 +174,7 @@ TOP = {
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
     "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
     "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
-    "nnc.runtime.metrics nnc.runtime.run nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
+    "nnc.runtime.metrics nnc.runtime.run nnc.runtime.deploy nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
     "nnc.runtime.doctor",
     "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
     "nnc.__main__": "nnc.cli",

@@ -40,6 +40,7 @@ ELSEWHERE = {
     "E605": "test_verification.py",
     "E701": "test_files.py",
     "E702": "test_files.py",
+    "E703": "test_bundle.py",
     "E704": "test_resume.py",
     "E705": "test_commands.py",
     "E706": "test_commands.py",

@@ -110,7 +110,7 @@ def test_the_command_fails_with_status_1_and_keeps_the_earlier_export(
     assert main(["run", str(tmp_path / "a.nn"), "-o", str(tmp_path / "run")]) == 0
     folder = tmp_path / "run/export"
     kept = {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert set(kept) == {"model.onnx", "verification.json"}
+    assert set(kept) == {"model.onnx", "verification.json", "signature.json", "manifest.json", "spec.nn"}
     monkeypatch.setitem(LOWERINGS, "softmax", writes("Sigmoid"))
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run")]) == 1

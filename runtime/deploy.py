@@ -1,0 +1,46 @@
+"""`nnc export`: from a finished run to a deployment bundle, verified and then written whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .bundle import require_replaceable, write_bundle
+from .ensemble import Ensemble
+from .export import Exported, exported
+from .machine import versions
+from .model import Model
+from .run import Run
+from .signature import signature
+
+
+def deploy(run: Run, model: Model | Ensemble, directory: Path) -> dict[str, Any]:
+    """Write the bundle of what a run trained; the report of its verification. Nothing is written where a check fails."""
+    require_replaceable(directory)
+    found = exported(model.program.experiment, *model.serving(), run.rows())
+    write_bundle(directory, found.name, found.file, files(found, model), provenance(run))
+    return found.report
+
+
+def files(found: Exported, model: Model | Ensemble) -> dict[str, bytes]:
+    """The files of a bundle, by path below it, but for the manifest."""
+    return {
+        found.file: found.data,
+        "signature.json": _json(signature(found)),
+        "verification.json": _json(found.report),
+        "spec.nn": model.program.experiment.source.text.encode(),
+    }
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """What the model was made of: enough to make it again, given the data."""
+    known = run.manifest()
+    name = Path(known["spec"]["name"]).name.encode("utf-8", "replace").decode()  # where it lay is nobody's business
+    kept = {key: known[key] for key in ("split", "members", "seed", "constants", "environment")}
+    data = {key: known["data"][key] for key in ("sha256", "rows")}
+    return {"spec": known["spec"] | {"name": name}, "data": data, **kept, "versions": versions()}
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
