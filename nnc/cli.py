@@ -57,8 +57,8 @@ def parser() -> argparse.ArgumentParser:
 
     made = command("predict", "predictions for a file of raw rows")
     made.add_argument("run", metavar="RUN")
-    made.add_argument("input", metavar="INPUT", help="a .csv with the source's columns, or an .npz")
-    made.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv or .npz file")
+    made.add_argument("input", metavar="INPUT", help="rows with the columns of the source: .csv, .parquet or .npz, or a folder of images")
+    made.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv, .parquet or .npz file")
 
     made = command("export", "the verified ONNX model of a run")
     made.add_argument("run", metavar="RUN")

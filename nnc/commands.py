@@ -258,7 +258,11 @@ def predict(options: Namespace) -> int:
     from .runtime.run import Run
 
     model = Run(Path(options.run)).model()
-    rows = write_predictions(model, Path(options.input), Path(options.out))
+    drawn = terminal.Rows()
+    try:
+        rows = write_predictions(model, Path(options.input), Path(options.out), drawn)
+    finally:
+        drawn.close()
     print(f"{options.out}: {rows:,} rows")
     return 0
 

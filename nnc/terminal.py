@@ -78,8 +78,8 @@ def _left(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-class Lines:
-    """Training's progress: one line that is drawn over on a terminal, one plain line an epoch elsewhere."""
+class Line:
+    """A line that is drawn over on a terminal, and others above it."""
 
     INTERVAL = 0.1  # seconds between two drawings
 
@@ -87,10 +87,64 @@ class Lines:
         self.stream = stream if stream is not None else sys.stderr
         self.live = self.stream is not None and self.stream.isatty()
         self.drawn = 0.0
-        self.epochs = 0
         self.begun = time.monotonic()
-        self.first = 0.0  # epochs that were done before this process began
         self.width = 0
+
+    def due(self) -> bool:
+        """Whether the last drawing is long enough ago."""
+        now = time.monotonic()
+        if now - self.drawn < self.INTERVAL:
+            return False
+        self.drawn = now
+        return True
+
+    def show(self, text: str) -> None:
+        shown = text[: shutil.get_terminal_size().columns - 1]
+        self._write("\r" + shown.ljust(self.width))
+        self.width = len(shown)
+
+    def note(self, text: str) -> None:
+        """A line of its own; the line that is drawn over goes on below it."""
+        self._write(("\r" + " " * self.width + "\r" if self.width else "") + text + "\n")
+        self.width = 0
+
+    def close(self) -> None:
+        """Leave the last drawing as it is."""
+        if self.width:
+            self._write("\n")
+            self.width = 0
+
+    def _write(self, text: str) -> None:
+        """Work outlives its terminal: an output that takes nothing more is left alone."""
+        if self.stream is None:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            self.stream, self.live = None, False
+
+
+class Rows(Line):
+    """How many rows are done, and how fast; nothing elsewhere than on a terminal."""
+
+    def __init__(self, stream: TextIO | None = None):
+        super().__init__(stream)
+        self.rows = 0
+
+    def __call__(self, more: int) -> None:
+        self.rows += more
+        if self.live and self.due():
+            self.show(f"{self.rows:,} rows  {self.rows / (time.monotonic() - self.begun + 1e-9):,.0f} rows/s")
+
+
+class Lines(Line):
+    """Training's progress: one line that is drawn over on a terminal, one plain line an epoch elsewhere."""
+
+    def __init__(self, stream: TextIO | None = None):
+        super().__init__(stream)
+        self.epochs = 0
+        self.first = 0.0  # epochs that were done before this process began
         self.known = ""  # the figures of the last epoch
         self.advised = False
         self.member = ""  # which of an ensemble's members is trained
@@ -116,11 +170,8 @@ class Lines:
         self.note(f"{self.member}training {parameters:,} parameters on {rows} rows{resumed}")
 
     def step(self, epoch: int, done: int, rows: int, loss: float, speed: float) -> None:
-        now = time.monotonic()
-        if now - self.drawn < self.INTERVAL:
-            return
-        self.drawn = now
-        self._draw(f"{self.member}epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
+        if self.due():
+            self._draw(f"{self.member}epoch {epoch + 1}/{self.epochs}  {done / rows:4.0%}  loss {figure(loss)}{self.known}", epoch + done / rows, speed)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         figures = [f"{split}.{name} {figure(value)}" for split in ("train", "val", "test") for name, value in record.get(split, {}).items()
@@ -132,30 +183,7 @@ class Lines:
         else:
             self._write("  ".join([f"{self.member}epoch {record['epoch']}/{self.epochs}", *figures, f"{record['samples_per_second']:,.0f} samples/s"]) + "\n")
 
-    def note(self, text: str) -> None:
-        """A line of its own; the line that is drawn over goes on below it."""
-        self._write(("\r" + " " * self.width + "\r" if self.width else "") + text + "\n")
-        self.width = 0
-
-    def close(self) -> None:
-        """Leave the last drawing as it is."""
-        if self.width:
-            self._write("\n")
-            self.width = 0
-
     def _draw(self, text: str, epochs: float, speed: float) -> None:
         done = (epochs - self.first) / max(1e-9, self.epochs - self.first)
         left = (time.monotonic() - self.begun) / done * (1 - done) if done > 0 else 0.0
-        shown = f"{text}  {speed:,.0f} samples/s  {_left(left)} left"[: shutil.get_terminal_size().columns - 1]
-        self._write("\r" + shown.ljust(self.width))
-        self.width = len(shown)
-
-    def _write(self, text: str) -> None:
-        """Training outlives its terminal: an output that takes nothing more is left alone."""
-        if self.stream is None:
-            return
-        try:
-            self.stream.write(text)
-            self.stream.flush()
-        except OSError:
-            self.stream, self.live = None, False
+        self.show(f"{text}  {speed:,.0f} samples/s  {_left(left)} left")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -255,8 +256,7 @@ def _lookup(value: Value, n: int, randomness: Randomness) -> Kernel:
     default = value.attributes["default"]
 
     def lookup(x: Array, out: Array) -> None:
-        flat = x.reshape(-1).tolist()
-        out.reshape(-1)[...] = [table.get(v, default) for v in flat]
+        out.reshape(-1)[...] = np.fromiter(map(table.get, x.reshape(-1).tolist(), repeat(default)), out.dtype, x.size)
 
     return lookup
 

@@ -135,6 +135,7 @@ RUNTIME = {
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
     "data.decimals": "",
+    "data.shortest": "",
     "data.delimited": "data.decimals nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
     "data.sources": "data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
@@ -147,7 +148,8 @@ RUNTIME = {
     "nnc.compiler.ops.sources nnc.compiler.parquet nnc.compiler.schema",
     "data.rows": "kernels model ensemble data.dataset data.row_files data.splits nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
     "nnc.compiler.prepare",
-    "predict": "kernels executor files model ensemble data.columnar data.rows nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.parquet",
+    "result_files": "files data.shortest nnc.compiler.diagnostics nnc.compiler.parquet",
+    "predict": "kernels executor model ensemble data.rows result_files nnc.compiler.ir",
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",

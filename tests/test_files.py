@@ -129,7 +129,7 @@ def test_every_failing_call_over_an_earlier_run(name: str, tmp_path: Path, tiny:
 
 
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
-@pytest.mark.parametrize("target", ["out.csv", "out.npz"])
+@pytest.mark.parametrize("target", ["out.csv", "out.npz", "out.parquet"])
 def test_every_failing_call_of_a_prediction(name: str, target: str, tmp_path: Path, tiny: Path) -> None:
     rows, out = write(tmp_path / "rows.csv", "x\n1\n2\n"), tmp_path / target
     out.write_bytes(b"what was there")

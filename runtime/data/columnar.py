@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,6 @@ def _texts(column: Any) -> Array:
     known: Array = np.array([*coded.dictionary.to_pylist(), ""], object)
     texts: Array = known[coded.indices.to_numpy(zero_copy_only=False)]
     return texts
-
-
-def as_parquet(columns: Mapping[str, Array]) -> bytes:
-    """A file of columns of numbers or text, one value a row."""
-    pa, library = parquet.arrow()
-    packed = pa.BufferOutputStream()
-    library.write_table(pa.table({name: pa.array(array.tolist() if array.dtype == object else array) for name, array in columns.items()}), packed)
-    return bytes(packed.getvalue())
 
 
 def pixels(paths: Sequence[Path], shape: tuple[int, ...]) -> Array:
