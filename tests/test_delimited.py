@@ -108,15 +108,31 @@ def tables(draw: st.DrawFn) -> tuple[bytes, str]:
 
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(table=tables(), size=st.sampled_from([16, 64, 300, 5000]))
-def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, tmp_path: Path) -> None:
-    """In blocks of any size."""
+@given(table=tables(), size=st.sampled_from([16, 64, 300, 5000]), parts=st.sampled_from([1, 2, 3]))
+def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, parts: int, tmp_path: Path) -> None:
+    """In blocks of any size, cut for any number of threads."""
     content, separator = table
     path = tmp_path / "f.csv"
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(delimited, "BLOCK", size)
+        patch.setattr(delimited, "WORTH_A_THREAD", 8)
+        patch.setattr(delimited.threads, "workers", lambda: parts)
         assert by_blocks(path, separator) == by_module(content, separator)
+
+
+@pytest.mark.parametrize("distinct", [3, 150, 5000])
+def test_texts_of_all_lengths(distinct: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few that come again and again, and many; alike but for their ends."""
+    monkeypatch.setattr(delimited, "BLOCK", 4000)
+    drawn = random.Random(0)
+    known = ["".join(drawn.choice("ab ") for _ in range(drawn.randint(1, 66))) for _ in range(distinct)]
+    cells = [drawn.choice(known[: 1 + i // 20]) for i in range(3000)]
+    path = tmp_path / "f.csv"
+    path.write_text("a,b\n" + "".join(f"{cell},1\n" for cell in cells), "utf-8")
+    found = [cell for block in Delimited(path, ",", True, ()).blocks({"b"}, {"a"}) for cell in block.columns["a"].tolist()]
+    assert found == [cell.strip() for cell in cells]
+    assert len({id(cell) for cell in found}) == len(set(found)), "equal texts are several objects"
 
 
 def parsed(cells: list[str]) -> tuple[Array, Array]:
@@ -136,6 +152,8 @@ def forms(n: int) -> dict[str, list[str]]:
         "magnitudes": [repr(drawn.random() * 10 ** drawn.randint(-30, 30)) for _ in range(n)],
         "savetxt": [f"{drawn.gauss(0, 1):.18e}" for _ in range(n)],
         "prices": [f"{drawn.gauss(0, 100):.2f}" for _ in range(n)],
+        "short": [f"{drawn.gauss(0, 10 ** drawn.randint(-2, 4)):.{drawn.randint(0, 4)}f}" for _ in range(n)],
+        "six digits": [f"{drawn.gauss(0, 100):.6g}" for _ in range(n)],
         "integers": [str(drawn.randint(-(10**6), 10**6)) for _ in range(n)],
         "long integers": [str(drawn.randint(0, 10**19 - 1)) for _ in range(n)],
         "exponents": [f"{drawn.randint(0, 10 ** drawn.randint(1, 19) - 1)}e{drawn.choice('+-')}{drawn.randint(0, 99):02}" for _ in range(n)],

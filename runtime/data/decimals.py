@@ -1,8 +1,9 @@
 """Decimal numbers written in bytes to the nearest float64, a whole column at once: the very bits that float(text) gives.
 
 Digits are read eight at a time. A little-endian word holds eight characters, the first in its lowest byte; masked to the digits
-that belong to the number, three multiplications join pairs, fours and eights of them. The digits before and after the point make
-one integer m of at most 19 digits, so that the number is m * 10^q.
+that belong to the number, three multiplications join pairs, fours and eights of them. A number of up to eight characters is one
+word, in which the digits before the point move up by a byte, over the point. In longer numbers the digits before and after the
+point are read apart, and make one integer m of at most 19 digits, so that the number is m * 10^q.
 
 Where m <= 2^53 and |q| <= 22, m and 10^|q| are both exact as float64, and one multiplication or division rounds correctly.
 Elsewhere m, shifted so that its highest bit is bit 63, is multiplied by the highest 64 bits of 5^q. The product is too small by
@@ -22,9 +23,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-PADDING = 32  # bytes before and after the text that may be looked at
+PADDING = 64  # bytes before and after the text that may be looked at
 MOST_DIGITS = 19  # a uint64 holds them
-_LOOKED_AT = 100  # numbers of a column whose points tell where those of the others may stand
+_LOOKED_AT = 100  # numbers of a column that tell how long the others may be
 _LARGEST = 250  # of |q|: neither subnormal nor infinite
 
 
@@ -35,6 +36,7 @@ def _word(byte: int) -> np.uint64:
 _LAST = np.array([(1 << 64) - (1 << (64 - 8 * n)) for n in range(9)], np.uint64)  # the last n bytes of a word
 _TENS = np.array([10**n for n in range(MOST_DIGITS + 1)], np.uint64)
 _EXACT = np.array([float(10**n) for n in range(23)])
+_FRACTION = np.array([*(float(10 ** (7 - byte)) for byte in range(8)), 1.0])  # by the byte of the point; the last, to which -127 wraps, for none
 _LOW = np.uint64((1 << 32) - 1)
 _JOIN = (  # which parts hold digits, what joins two of them, how far the result stands up
     (_word(0x0F), np.uint64(10 * 2**8 + 1), np.uint64(8)),
@@ -46,6 +48,14 @@ _JOIN = (  # which parts hold digits, what joins two of them, how far the result
 def words_of(text: Array) -> Array:
     """The eight bytes from each position on, as little-endian words: a view."""
     return np.ndarray((len(text) - 7,), "<u8", buffer=text.data, strides=(1,))
+
+
+def _join(eight: Array) -> None:
+    """Words of eight digits become the integers that these write."""
+    for part, factor, up in _JOIN:
+        eight &= part
+        eight *= factor
+        eight >>= up
 
 
 def _digits(words: Array, ends: Array, lengths: Array, sure: Array) -> Array:
@@ -61,10 +71,7 @@ def _digits(words: Array, ends: Array, lengths: Array, sure: Array) -> Array:
             eight &= _LAST.take(held, mode="clip")
         wrong |= eight + _word(0x76)  # 10 + 0x76 reaches the highest bit of a byte
         wrong |= eight
-        for part, factor, up in _JOIN:
-            eight &= part
-            eight *= factor
-            eight >>= up
+        _join(eight)
         if done:
             eight *= _TENS[done]
         value += eight
@@ -73,27 +80,86 @@ def _digits(words: Array, ends: Array, lengths: Array, sure: Array) -> Array:
     return value
 
 
-def _points(text: Array, starts: Array, ends: Array) -> Array:
-    """Where the decimal points stand, for numbers like those at the beginning; their ends where none is found."""
+def _lowest(words: Array, byte: int) -> Array:
+    """The lowest bit of the first byte of each word that is `byte`; 0 where none is."""
+    other = words ^ _word(byte)
+    found = other - _word(1)  # takes the highest bit from a byte that is 0; from those above it perhaps as well
+    found &= _word(0x80)
+    np.invert(other, other)
+    found &= other
+    found &= np.negative(found, other)
+    found >>= np.uint64(7)
+    return found
+
+
+def _byte_of(bits: Array) -> Array:
+    """Which byte of a word each single bit begins; -127 for no bit."""
+    return (bits.astype(np.float64).view(np.int64) >> 55) - 127  # a float's exponent: 1023 = 127 * 8 + 7, and 8 more for a byte
+
+
+def _points(words: Array, starts: Array, ends: Array) -> Array:
+    """Where the decimal points stand; the very `ends` where none is found."""
     points = ends
-    if len(starts):
-        some = text[starts[:_LOOKED_AT, None] + np.arange(MOST_DIGITS)] == ord(".")
-        some &= np.arange(MOST_DIGITS) < (ends - starts)[:_LOOKED_AT, None]
-        for place in np.flatnonzero(some.any(axis=0)).tolist():
-            here = starts + place
-            points = np.where((text[here] == ord(".")) & (here < ends), here, points)
+    for done in (0, 8, 16):
+        place = _byte_of(_lowest(words[starts + done], ord(".")))
+        here = starts + done + place
+        found = (place >= 0) & (here < ends)
+        found &= points == ends
+        if found.any():
+            points = np.where(found, here, points)
+        if not ((points == ends) & (ends - starts > done + 8)).any():
+            break
     return points
 
 
 def parse(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
     """The numbers between `starts` and `ends`, and which of them are certain. The text is uint8, padded by PADDING bytes on both sides."""
-    values, sure = _without_exponent(text, starts, ends, None)
-    rest = np.flatnonzero(~sure)
-    if len(rest):
+    short = len(starts) and int((ends[:_LOOKED_AT] - starts[:_LOOKED_AT]).sum()) <= 8 * len(starts[:_LOOKED_AT])
+    values, sure = _of_one_word(text, starts, ends) if short else _without_exponent(text, starts, ends, None)
+    if short and not sure.all():
+        rest = np.flatnonzero(~sure)
+        values[rest], sure[rest] = _without_exponent(text, starts[rest], ends[rest], None)
+    if not sure.all():
+        rest = np.flatnonzero(~sure)
         starts, ends = starts[rest], ends[rest]
         written, exponents = _exponents(text, starts, ends)
         if written.any():
             values[rest], sure[rest] = _without_exponent(text, starts, ends - 4 * written, exponents)
+    return values, sure
+
+
+def _of_one_word(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
+    """The numbers [-]digits[.digits] of up to eight characters beside the sign, and which are that."""
+    words = words_of(text)
+    word, lengths = words[starts], ends - starts
+    negative = (word & np.uint64(0xFF)) == ord("-")
+    if negative.any():
+        lengths -= negative
+        word = words[starts + negative]
+    word ^= _word(ord("0"))
+    word <<= ((8 - lengths) * 8).view(np.uint64)
+    point = _lowest(word, ord(".") ^ ord("0"))
+    pointed = point.any()
+    if pointed:
+        word -= point * np.uint64(ord(".") ^ ord("0"))
+        before = point - np.minimum(point, np.uint64(1))
+        before &= word
+        word -= before
+        before <<= np.uint64(8)
+        word += before
+    wrong = word + _word(0x76)
+    wrong |= word
+    wrong &= _word(0x80)
+    sure = wrong == 0
+    if lengths.max(initial=0) > 8:
+        sure &= lengths <= 8
+    if lengths.min(initial=2) < 2:
+        sure &= lengths.view(np.uint64) > np.minimum(point, np.uint64(1))
+    _join(word)
+    values = word.astype(np.float64)
+    if pointed:
+        values /= float(_FRACTION[_byte_of(point[:1])[0]]) if (point == point[0]).all() else _FRACTION.take(_byte_of(point), mode="wrap")
+    values.view(np.uint64)[...] |= negative.astype(np.uint64) << np.uint64(63)
     return values, sure
 
 
@@ -104,7 +170,7 @@ def _without_exponent(text: Array, starts: Array, ends: Array, exponents: Array 
     signed = (first == ord("-")) | (first == ord("+"))
     if signed.any():
         starts = starts + signed
-    points = _points(text, starts, ends)
+    points = _points(words, starts, ends)
     whole, sure = points - starts, np.ones(len(starts), bool)
     if points is ends:
         sure &= (whole > 0) & (whole <= MOST_DIGITS)

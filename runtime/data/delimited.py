@@ -1,7 +1,8 @@
 """Rows of a delimited file, a block of whole lines at a time, as fast as NumPy finds separators.
 
 The positions of separators and line ends come from one pass over a block's bytes. If they form a table, with a line end after every
-last cell, the cells of a column are read together: numbers by decimals.py, texts eight bytes at a time.
+last cell, the cells of a column are read together: numbers by decimals.py, texts eight bytes at a time. Several threads read a part of
+the block's lines each.
 Whatever is less regular (quotes, blank or ragged lines, lone carriage returns) goes through the csv module, a block at a time, so
 that both ways give the same cells, lines and refusals.
 """
@@ -13,8 +14,9 @@ import gzip
 import io
 import zlib
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,14 @@ import numpy as np
 
 from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import header_of, number
+from nnc.runtime import threads
 
-from .decimals import PADDING, parse, words_of
+from .decimals import PADDING, parse
+from .texts import Texts
 
 Array = np.ndarray[Any, Any]
-BLOCK = 1 << 21
-_FIRST = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)  # the first n bytes of a word
-_WIDEST = 64  # bytes of a text that is compared by words
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+BLOCK = 1 << 21  # bytes for each thread
+WORTH_A_THREAD = 1 << 18  # bytes
 _KNOWN = 10_000  # cells that are remembered, so that equal ones are one object
 
 
@@ -86,17 +88,25 @@ class Delimited:
             if self.header:
                 next(source.rows(None))
             while source.fill():
-                cells = source.table(len(self.names))
-                if cells is not None:
-                    found = {name: column.regular(cells) for name, column in columns.items()}
-                    lines: Sequence[int] = range(cells.line + 1, cells.line + 1 + cells.rows)
-                    source.done()
-                else:
-                    rows = list(source.rows(len(self.names)))
-                    lines = [line for line, _ in rows]
-                    found = {name: column.irregular(rows) for name, column in columns.items()}
-                if len(lines):
-                    yield Block(found, lines)
+                tables = source.tables(len(self.names))
+                if tables is not None:
+                    yield from _together(tables, columns)
+                    source.done(source.stop - source.begin, sum(cells.rows for cells in tables))
+                    continue
+                rows = list(source.rows(len(self.names)))
+                if rows:
+                    yield Block({name: column.irregular(rows) for name, column in columns.items()}, [line for line, _ in rows])
+
+
+def _together(tables: Sequence[_Cells], columns: Mapping[str, _Numbers | _Texts]) -> list[Block]:
+    found: list[dict[str, Array]] = [{} for _ in tables]
+
+    def read(part: int) -> None:
+        for name, column in columns.items():
+            found[part][name] = column.regular(tables[part])
+
+    threads.for_each(len(tables), read)
+    return [Block(part, cells.lines) for part, cells in zip(found, tables, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -107,12 +117,16 @@ class _Cells:
     begin: int
     ends: Array  # [columns, rows]
     returns: Array | None  # 1 where a carriage return stands before the end of a row
-    line: int  # lines before the block
+    line: int  # lines before the first
     plain: bool  # whether every byte is a character
 
     @property
     def rows(self) -> int:
         return len(self.ends[0])
+
+    @property
+    def lines(self) -> range:
+        return range(self.line + 1, self.line + 1 + self.rows)
 
     def column(self, place: int) -> tuple[Array, Array]:
         """Where the cells of a column start and end."""
@@ -162,78 +176,18 @@ class _Numbers:
 
 
 class _Texts:
-    """A column of texts, block by block. Equal texts are one object, as far as there are not too many."""
+    """A column of texts, block by block."""
 
     def __init__(self, place: int, gone: Collection[str]):
-        self.place, self.gone = place, gone
-        self.known: dict[str, str] = {}
+        self.place, self.texts = place, Texts(gone)
 
     def regular(self, cells: _Cells) -> Array:
         starts, ends = cells.column(self.place)
-        words = _words(cells.text, starts, ends) if cells.plain else None
-        if words is None:
-            return self._all([cells.cell(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)])
-        distinct = _distinct(words)
-        if distinct is not None:
-            first, which = distinct
-            return self._all(_strings(words[first]))[which]
-        rims = np.minimum(cells.text[starts], cells.text[np.maximum(ends - 1, starts)])
-        if len(self.gone) > 1 or (rims <= ord(" ")).any():
-            return self._all(_strings(words))
-        return _objects(_strings(words))
+        found = self.texts.of_bytes(cells.text, starts, ends) if cells.plain else None
+        return self.texts.of([cells.cell(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]) if found is None else found
 
     def irregular(self, rows: list[tuple[int, list[str]]]) -> Array:
-        return self._all([row[self.place] for _, row in rows])
-
-    def _all(self, cells: list[str]) -> Array:
-        return _objects([self._text(cell) for cell in cells])
-
-    def _text(self, cell: str) -> str:
-        stripped = cell.strip()
-        if stripped in self.gone:
-            return ""
-        return self.known.setdefault(stripped, stripped) if len(self.known) < _KNOWN else self.known.get(stripped, stripped)
-
-
-def _objects(cells: list[str]) -> Array:
-    found = np.empty(len(cells), object)
-    found[:] = cells
-    return found
-
-
-def _words(text: Array, starts: Array, ends: Array) -> Array | None:
-    """The texts as rows of eight-byte words, filled up with zeros; None where one is too long for that."""
-    lengths = ends - starts
-    widest = int(lengths.max(initial=1))
-    if widest > _WIDEST:
-        return None
-    view = words_of(text)
-    found = np.empty((len(starts), -(-widest // 8)), "<u8")
-    for place in range(found.shape[1]):
-        from_here = np.minimum(starts + 8 * place, len(view) - 1)
-        found[:, place] = view[from_here] & _FIRST[np.clip(lengths - 8 * place, 0, 8)]
-    return found
-
-
-def _strings(words: Array) -> list[str]:
-    """Rows of words as texts; their bytes are ASCII, and those that fill up are the only zeros."""
-    width = 8 * words.shape[1]
-    lines = np.empty((len(words), width + 1), np.uint8)
-    lines[:, :width] = words.view(np.uint8)
-    lines[:, width] = ord("\n")
-    return lines.tobytes().translate(None, b"\0").decode().split("\n")[:-1]
-
-
-def _distinct(words: Array) -> tuple[Array, Array] | None:
-    """A row of each distinct text, and for each row the place of its text among them; None where nearly all differ."""
-    key = words[:, 0].copy()
-    for word in words.T[1:]:
-        key = (key ^ (key >> np.uint64(29))) * _MIX + word
-    sample = key[:: max(1, len(key) // 256)]
-    if 2 * len(np.unique(sample)) > len(sample) > 64:
-        return None
-    _, first, which = np.unique(key, return_index=True, return_inverse=True)
-    return (first, which) if bool((words[first][which] == words).all()) else None  # else two texts have one key
+        return self.texts.of([row[self.place] for _, row in rows])
 
 
 class _Bytes:
@@ -242,7 +196,7 @@ class _Bytes:
     def __init__(self, path: Path, separator: str):
         self.path, self.separator = path, separator
         self.file: gzip.GzipFile | io.BufferedReader | None = None
-        self.buffer = np.zeros(BLOCK + 2 * PADDING, np.uint8)
+        self.buffer = np.zeros(BLOCK * threads.workers() + 2 * PADDING, np.uint8)
         self.begin = self.stop = self.end = PADDING
         self.line = 0  # lines before `begin`
         self.offset = -PADDING  # of the buffer in the file
@@ -290,36 +244,63 @@ class _Bytes:
                 self.end += 1
             self.stop = self.end
             return
-        ends = np.flatnonzero(self.buffer[fresh : self.end] == ord("\n"))
-        self.stop = fresh + int(ends[-1]) + 1 if len(ends) else self.begin
+        self.stop = fresh + self.buffer[fresh : self.end].tobytes().rfind(b"\n") + 1
+        if self.stop == fresh:
+            self.stop = self.begin
 
     def require_text(self) -> None:
         """E410 for a file that does not begin like text, before anything is made of its first line."""
         self.fill()
-        self.decoded(self.buffer[self.begin : self.stop].tobytes())
+        self.decoded(self.begin, self.stop)
 
-    def done(self, length: int | None = None, lines: int = 0) -> None:
-        """The first `length` bytes were read, or all whole lines."""
-        block = self.buffer[self.begin : self.stop if length is None else self.begin + length]
-        self.line += lines if length is not None else int(np.count_nonzero(block == ord("\n")))
-        self.begin += len(block)
+    def done(self, length: int, lines: int) -> None:
+        """The first `length` bytes were read."""
+        self.line += lines
+        self.begin += length
 
-    def decoded(self, data: bytes) -> str:
+    def decoded(self, begin: int, stop: int) -> str:
         try:
-            return data.decode()
+            return self.buffer[begin:stop].tobytes().decode()
         except UnicodeDecodeError as error:
-            label = f"byte {self.offset + self.begin + error.start} is not UTF-8"
+            label = f"byte {self.offset + begin + error.start} is not UTF-8"
             raise Refusal("E410", label=label, path=self.path.name, help="save it as UTF-8") from None
 
-    def table(self, columns: int) -> _Cells | None:
-        """The whole lines as a table of cells, None where they are less regular than that."""
-        data = self.buffer[self.begin : self.stop].tobytes()
+    def tables(self, columns: int) -> list[_Cells] | None:
+        """The whole lines as tables of cells, one for each thread; None where they are less regular than that."""
+        if not columns or len(self.separator.encode()) > 1 or self.separator in '"\r\n\0 ':
+            return None
+        size = self.stop - self.begin
+        count = max(1, min(threads.workers(), size // WORTH_A_THREAD))
+        edges = [self.begin]
+        for part in range(1, count):
+            edges.append(max(edges[-1], self._after_line(self.begin + size * part // count)))
+        parts = [(begin, end) for begin, end in pairwise([*edges, self.stop]) if begin < end]
+        found: list[_Cells | None] = [None for _ in parts]
+
+        def look(part: int) -> None:
+            found[part] = self._table(columns, *parts[part])
+
+        threads.for_each(len(parts), look)
+        tables, line = list[_Cells](), self.line
+        for cells in found:
+            if cells is None:
+                return None
+            tables.append(replace(cells, line=line))
+            line += cells.rows
+        return tables
+
+    def _after_line(self, place: int) -> int:
+        """Where the line ends in which a place is."""
+        return place + self.buffer[place : self.stop].tobytes().find(b"\n") + 1
+
+    def _table(self, columns: int, begin: int, stop: int) -> _Cells | None:
+        block = self.buffer[begin:stop]
+        data = block.tobytes()
         plain = data.isascii()
         if not plain:
-            self.decoded(data)
-        if not columns or b'"' in data or b"\0" in data or len(self.separator.encode()) > 1 or self.separator in '"\r\n\0 ':
+            self.decoded(begin, stop)
+        if b'"' in data or b"\0" in data:
             return None
-        block = self.buffer[self.begin : self.stop]
         newlines = block == ord("\n")
         rows = int(np.count_nonzero(newlines))
         marks = np.flatnonzero((block == ord(self.separator)) | newlines)
@@ -337,8 +318,8 @@ class _Bytes:
         lengths = np.diff(last, prepend=-1)
         if lengths.max() >= csv.field_size_limit() or (columns == 1 and (lengths - 1 - (0 if returns is None else returns)).min() == 0):
             return None  # a blank line is no row
-        ends += self.begin
-        return _Cells(self.buffer, self.begin, ends, returns, self.line, plain)
+        ends += begin
+        return _Cells(self.buffer, begin, ends, returns, 0, plain)
 
     def rows(self, wanted: int | None) -> Iterator[tuple[int, list[str]]]:
         """Rows by the csv module with the lines where they end: one row of any number of cells, or all rows of the block."""
@@ -346,7 +327,7 @@ class _Bytes:
 
         def lines() -> Iterator[str]:
             while self.fill():
-                block = io.StringIO(self.decoded(self.buffer[self.begin : self.stop].tobytes()), newline="")
+                block = io.StringIO(self.decoded(self.begin, self.stop), newline="")
                 for line in block:
                     self.done(len(line.encode()), 1)
                     yield line
