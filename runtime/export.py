@@ -13,6 +13,7 @@ from nnc.compiler.experiment import Experiment
 from nnc.compiler.ir import Graph, Value, apply, substitute
 from nnc.compiler.onnx_export import Malformed, serialised, to_onnx
 
+from .absorb import absorb
 from .device import EngineRefusal
 from .executor import Arena, Executor
 from .files import write_bytes
@@ -62,7 +63,7 @@ def export(
 
 def written(experiment: Experiment, graph: Graph, arrays: Mapping[str, Array]) -> bytes:
     """The ONNX file of a serving graph, with everything constant computed."""
-    folded, constants = fold(graph, arrays)
+    folded, constants = absorb(*fold(graph, arrays))
     size = sum(constants[name].nbytes for name in folded.leaves("variable"))
     if size > MOST_BYTES:
         _refuse("E605", experiment, f"its arrays take {size / 2**30:.1f} GiB, an ONNX file holds less than 2", "make the network smaller")

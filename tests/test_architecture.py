@@ -126,8 +126,9 @@ RUNTIME = {
     "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
+    "absorb": "kernels nnc.compiler.ir",
     "verification": "device kernels executor nnc.compiler.ir nnc.compiler.plan",
-    "export": "device kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
+    "export": "absorb device kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
