@@ -40,6 +40,13 @@ CODES: dict[str, Code] = {
         paired with several, so it is not clear whose decision is meant. Export the predictions themselves.
         """,
     ),
+    "E607": Code(
+        "opset {opset} has no operator {operator}",
+        """
+        The version of ONNX's operators that was asked for, with `opset` in the export section or --opset, is older than
+        an operator that the network needs.
+        """,
+    ),
     "E701": Code(
         "cannot write `{path}`",
         """

@@ -135,11 +135,14 @@ class TrainParams(Params):
         return [term.term.params.weights for term in self.loss if term.term.params.weights is not None]
 
 
+OPSETS = range(13, 27)
+
+
 class ExportParams(Params):
     """The keys of an export section."""
 
     file: str = Field("model.onnx", min_length=1, description="name of the exported file")
-    opset: int = Field(18, ge=13, le=26, description="version of the ONNX operators")
+    opset: int = Field(18, ge=OPSETS[0], le=OPSETS[-1], description="version of the ONNX operators")
     outputs: tuple[Annotated[Reference, Refers("output")], ...] = Field((), description="outputs and decisions to export; all outputs when not given")
 
 

@@ -267,10 +267,10 @@ def predict(options: Namespace) -> int:
     return 0
 
 
-def _export(run: Run, model: Model | Ensemble, directory: Path) -> None:
+def _export(run: Run, model: Model | Ensemble, directory: Path, opset: int | None = None) -> None:
     from .runtime.deploy import deploy
 
-    report = deploy(run, model, directory)
+    report = deploy(run, model, directory, opset=opset)
     worst = max(found["absolute"] for found in report["outputs"].values())
     print(f"bundle  {directory}")
     print(f"        {report['file']} verified with onnxruntime {report['onnxruntime']} on {report['rows']} rows: largest difference {worst:.1e}")
@@ -280,7 +280,7 @@ def export(options: Namespace) -> int:
     from .runtime.run import Run
 
     run = Run(Path(options.run))
-    _export(run, run.model(), Path(options.out) if options.out else run.export)
+    _export(run, run.model(), Path(options.out) if options.out else run.export, options.opset)
     return 0
 
 

@@ -15,10 +15,10 @@ from .run import Run
 from .signature import signature
 
 
-def deploy(run: Run, model: Model | Ensemble, directory: Path) -> dict[str, Any]:
+def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | None = None) -> dict[str, Any]:
     """Write the bundle of what a run trained; the report of its verification. Nothing is written where a check fails."""
     require_replaceable(directory)
-    found = exported(model.program.experiment, *model.serving(), run.rows())
+    found = exported(model.program, *model.serving(), run.rows(), opset=opset)
     write_bundle(directory, found.name, found.file, files(found, model), provenance(run))
     return found.report
 

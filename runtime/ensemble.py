@@ -69,11 +69,11 @@ class Ensemble:
         """Losses and metrics of the average, from raw columns."""
         return graphs.averaged_evaluation([m.program for m in self.members], self.shared, weighted=weighted)
 
-    def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None) -> dict[str, Any]:
-        """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
+    def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None, *, opset: int | None = None) -> dict[str, Any]:
+        """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with, `opset` replaces the spec's."""
         from .export import export
 
-        return export(self.program.experiment, *self.serving(), Path(path), rows)
+        return export(self.program, *self.serving(), Path(path), rows, opset=opset)
 
     def save(self, path: str | Path) -> None:
         """Weights, spec and learned data steps of all members in one checked file, without the optimisers' state."""

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nnc.compiler.diagnostics import Findings
-from nnc.compiler.experiment import Experiment
+from nnc.compiler.experiment import OPSETS, Experiment
+from nnc.compiler.interface import Interface, interface, layer_notes
 from nnc.compiler.ir import Graph, Value, apply, substitute
-from nnc.compiler.onnx_export import Malformed, serialised, to_onnx
+from nnc.compiler.onnx_export import Malformed, Notes, Unavailable, serialised, to_onnx
+from nnc.compiler.program import Program
 
 from .absorb import absorb
 from .device import EngineRefusal
@@ -31,48 +33,61 @@ class Exported:
     name: str
     file: str
     data: bytes
-    graph: Graph
+    interface: Interface
     report: dict[str, Any]
 
 
-def exported(experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], rows: Mapping[str, Array] | None = None) -> Exported:
+def exported(
+    program: Program, graph: Graph, arrays: Mapping[str, Array], rows: Mapping[str, Array] | None = None, *, opset: int | None = None
+) -> Exported:
     """The ONNX file of a serving graph and its variables, verified. E601 where the engines disagree.
 
-    `rows` are raw rows, by input name; without them the verification has edge rows alone.
+    `rows` are raw rows, by input name; without them the verification has edge rows alone. `opset` takes the place of the spec's.
     """
+    experiment, ports = program.experiment, interface(program, graph)
+    file, chosen = experiment.export.params.file, opset if opset is not None else experiment.export.params.opset
+    if chosen not in OPSETS:
+        bound = f"from {OPSETS[0]} to {OPSETS[-1]}"
+        _refuse("E207", experiment, f"opsets go {bound}", "use opset=18, or the one that your server runs", argument="opset", value=str(chosen), bound=bound)
     try:
-        data = written(experiment, graph, arrays)
+        data = written(program, graph, arrays, chosen, ports)
         report = verify(data, graph, arrays, verification_rows(graph, rows))
     except (Malformed, EngineRefusal) as error:
         _refuse("E601", experiment, str(error), "nothing was written; report the spec as a bug")
     if not report["passed"]:
         _refuse("E601", experiment, _disagreement(report), "nothing was written; scale the inputs, or report the spec as a bug")
-    params = experiment.export.params
-    about = {"file": params.file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "opset": params.opset}
-    return Exported(_name(experiment), params.file, data, graph, about | report)
+    about = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "opset": chosen}
+    return Exported(_name(experiment), file, data, ports, about | report)
 
 
 def export(
-    experiment: Experiment, graph: Graph, arrays: Mapping[str, Array], path: Path, rows: Mapping[str, Array] | None = None
+    program: Program, graph: Graph, arrays: Mapping[str, Array], path: Path, rows: Mapping[str, Array] | None = None, *, opset: int | None = None
 ) -> dict[str, Any]:
     """Write the verified ONNX file alone; the verification's report. No file where `exported` refuses."""
-    found = exported(experiment, graph, arrays, rows)
+    found = exported(program, graph, arrays, rows, opset=opset)
     write_bytes(path, found.data)
     return found.report | {"file": path.name}
 
 
-def written(experiment: Experiment, graph: Graph, arrays: Mapping[str, Array]) -> bytes:
-    """The ONNX file of a serving graph, with everything constant computed."""
+def written(program: Program, graph: Graph, arrays: Mapping[str, Array], opset: int, ports: Interface) -> bytes:
+    """The ONNX file of a serving graph, with everything constant computed. E605 where it is too large, E607 where the opset lacks an operator."""
+    experiment = program.experiment
     folded, constants = absorb(*fold(graph, arrays))
     size = sum(constants[name].nbytes for name in folded.leaves("variable"))
     if size > MOST_BYTES:
         _refuse("E605", experiment, f"its arrays take {size / 2**30:.1f} GiB, an ONNX file holds less than 2", "make the network smaller")
-    return serialised(to_onnx(folded, constants, opset=experiment.export.params.opset, name=_name(experiment), metadata=_metadata(experiment)))
+    about = f"Raw columns in, decoded outputs out: preprocessing is part of the graph. Compiled from {_spec(experiment)} by nnc."
+    notes = Notes(about, {name: port.text for name, port in (ports.inputs | ports.outputs).items()}, layer_notes(program))
+    try:
+        return serialised(to_onnx(folded, constants, opset=opset, name=_name(experiment), metadata=_metadata(experiment), notes=notes))
+    except Unavailable as error:
+        way = f"use opset = {error.needed} or more" if error.needed is not None else "report the spec as a bug"
+        _refuse("E607", experiment, str(error), way, opset=error.opset, operator=error.operator)
 
 
-def _refuse(code: str, experiment: Experiment, label: str, help: str) -> NoReturn:
+def _refuse(code: str, experiment: Experiment, label: str, help: str, **values: Any) -> NoReturn:
     findings = Findings(experiment.source)
-    findings.add(code, None, label, help=help)
+    findings.add(code, None, label, help=help, **values)
     findings.stop_on_errors()
     raise AssertionError("unreachable")
 
@@ -90,9 +105,14 @@ def _name(experiment: Experiment) -> str:
     return name.encode("utf-8", "replace").decode()  # a file's name need not be UTF-8, text in ONNX is
 
 
+def _spec(experiment: Experiment) -> str:
+    """The name of the spec's file; where it lay is nobody's business."""
+    return Path(experiment.source.name).name.encode("utf-8", "replace").decode()
+
+
 def _metadata(experiment: Experiment) -> dict[str, str]:
-    spec = hashlib.sha256(experiment.source.text.encode()).hexdigest()
-    return {"producer": f"nnc {versions().get('nnc-lang', '')}".strip(), "spec_sha256": spec}
+    digest = hashlib.sha256(experiment.source.text.encode()).hexdigest()
+    return {"producer": f"nnc {versions().get('nnc-lang', '')}".strip(), "spec": _spec(experiment), "spec_sha256": digest}
 
 
 def fold(graph: Graph, arrays: Mapping[str, Array]) -> tuple[Graph, dict[str, Array]]:

@@ -375,11 +375,11 @@ class Model:
                 array[...] = given
         self.step_count = step_count
 
-    def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None) -> dict[str, Any]:
-        """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with."""
+    def export_onnx(self, path: str | Path, rows: Mapping[str, Array] | None = None, *, opset: int | None = None) -> dict[str, Any]:
+        """Write the verified ONNX file; the report of the verification. `rows` are raw rows to verify with, `opset` replaces the spec's."""
         from .export import export
 
-        return export(self.program.experiment, *self.serving(), Path(path), rows)
+        return export(self.program, *self.serving(), Path(path), rows, opset=opset)
 
     def serving(self, outputs: tuple[str, ...] = (), *, decisions: bool = False, dtype: str = "float32") -> tuple[Graph, dict[str, Array]]:
         """The graph from raw columns to decoded outputs, and its variables."""

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from nnc.compiler.ir import Batch, TensorType
+from nnc.compiler.interface import Port
+from nnc.compiler.ir import Batch
 
 from .export import Exported
 
 
 def signature(found: Exported) -> dict[str, Any]:
     """Inputs and outputs of the file by name, with dtype and shape; the first axis is the batch."""
-    inputs = found.graph.leaves("input")
+    ports = found.interface
     return {
-        "inputs": [{"name": name, **_type(value.type)} for name, value in inputs.items()],
-        "outputs": [{"name": name, **_type(value.type)} for name, value in found.graph.outputs.items()],
+        "inputs": [{"name": name, **_described(port)} for name, port in ports.inputs.items()],
+        "outputs": [{"name": name, **_described(port)} for name, port in ports.outputs.items()],
     }
 
 
-def _type(kind: TensorType) -> dict[str, Any]:
-    return {"dtype": kind.dtype, "shape": ["batch" if isinstance(d, Batch) else d for d in kind.shape]}
+def _described(port: Port) -> dict[str, Any]:
+    """What is known of a port; what is not is left out."""
+    about = {"meaning": port.meaning, "columns": list(port.columns), "categories": list(port.categories), "unit": port.unit, "missing": port.missing}
+    shape = ["batch" if isinstance(d, Batch) else d for d in port.type.shape]
+    return {"dtype": port.type.dtype, "shape": shape} | {key: value for key, value in about.items() if value}

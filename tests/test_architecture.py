@@ -98,6 +98,7 @@ COMPILER = {
     "advice_training": "diagnostics operation experiment training cost links",
     "advice": "diagnostics program links advice_layers advice_outputs advice_training",
     "serve": "diagnostics ir operation passes lower prepare objective program",
+    "interface": "experiment ir operation prepare program serve",
     "ensemble": "diagnostics ir passes lower prepare objective training program serve",
     "wrapping": "tokens",
     "formatting": "source diagnostics parse tokens wrapping",
@@ -129,7 +130,7 @@ RUNTIME = {
     "absorb": "kernels nnc.compiler.ir",
     "verification": "device kernels executor nnc.compiler.ir nnc.compiler.plan",
     "export": "absorb device kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
-    "nnc.compiler.experiment",
+    "nnc.compiler.experiment nnc.compiler.interface nnc.compiler.program",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
@@ -155,7 +156,7 @@ RUNTIME = {
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
-    "signature": "export nnc.compiler.ir",
+    "signature": "export nnc.compiler.interface nnc.compiler.ir",
     "deploy": "bundle ensemble export machine model run signature",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",

@@ -312,6 +312,31 @@ def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
     assert said["producer"] == f"nnc {nnc.__version__}"
 
 
+def test_the_file_tells_its_reader_what_it_takes_and_gives(tmp_path: Path) -> None:
+    write_csv(tmp_path / "people.csv", people(120, seed=0))
+    (tmp_path / "people.nn").write_text(PEOPLE % (4, "[3, 11]", "float32", 18))
+    result = nnc.train(tmp_path / "people.nn", out=tmp_path / "run")
+    result.model.export_onnx(tmp_path / "m.onnx")
+    proto = onnx.load(tmp_path / "m.onnx")
+    said = {value.name: value.doc_string for value in (*proto.graph.input, *proto.graph.output)}
+    assert said["numbers"] == "columns age, hours; missing: NaN, replaced by the median of the training rows"
+    assert said["spread"] == "columns age, hours; missing: NaN, replaced by 20"
+    assert said["job"] == 'column job; categories: cook, miner, poet, retired, smith; missing: "", as any value that is no category'
+    assert said["city"] == 'column city; categories: Rome, Oslo; missing: "", as any value that is no category'
+    assert said["band"] == "column band; categories: 0.1, 2.5, 7.25; missing: NaN, as any value that is no category"
+    assert said["count"] == "column count; categories: 0, 1, 2, 3"
+    assert said["pay_hat"] == "the prediction of wage; unit: that of column wage"
+    assert said["pay"] == "pay_hat, under the name of its target; unit: that of column wage"
+    assert said["chance"] == "the probability of each class of class, along the last axis; categories: high, low, other"
+    assert said["class"] == "the decision on class that chance makes; categories: high, low, other"
+    assert said["rank"] == "the decision on rank that old makes; categories: 3, 11"
+    assert "people.nn" in proto.graph.doc_string
+    assert str(tmp_path).encode() not in proto.SerializeToString()
+    layers = {node.name: node.doc_string for node in proto.graph.node}
+    assert layers["chance/dense/MatMul"] == "line 4: dense(3)"
+    assert layers["data/numbers/standardize/Sub"] == "line 8: standardize"
+
+
 def test_exporting_prints_nothing(tmp_path: Path) -> None:
     """Also where onnxruntime's GPU build finds no CUDA: the CPU provider is asked for, and only that."""
     spec = "network(x: float32[2]) { return x -> dense(2) -> tanh }"

@@ -133,6 +133,19 @@ def test_a_file_that_onnxruntime_refuses_is_named() -> None:
         verify(b"no model", graph, arrays, verification_rows(graph, None))
 
 
+def test_an_operator_that_the_opset_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LOWERINGS, "tanh", lambda emit, value, inputs: emit.node("Atan", emit.node("Gelu", inputs[0])))
+    model = made("network(x: float32[3]) { return x -> tanh }")
+    with pytest.raises(nnc.SpecError, match=r"E607.*opset 19 has no operator Gelu(.|\n)*it comes with opset 20(.|\n)*use opset = 20 or more"):
+        model.export_onnx(tmp_path / "m.onnx", opset=19)
+    with pytest.raises(nnc.SpecError, match="E601"):  # now it is there, and something else
+        model.export_onnx(tmp_path / "m.onnx", opset=20)
+    for opset in (0, 12, 27):
+        with pytest.raises(nnc.SpecError, match=r"E207(.|\n)*opsets go from 13 to 26"):
+            model.export_onnx(tmp_path / "m.onnx", opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_too_large_for_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_BYTES", 3 * 40 * 4)
     made("network(x: float32[3]) { return x -> dense(30) }").export_onnx(tmp_path / "m.onnx")
