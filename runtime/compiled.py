@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .loops import numba
-from .vector_math import exp_float32
 
 nb = numba()
 F = TypeVar("F", bound=Callable[..., None])
@@ -134,61 +133,3 @@ def pooled_back(x: Any, top: Any, g: Any, stride: Any, window: Any, out: Any) ->
                             hit = free[k] & (here[k] == t[k])
                             there[k] += c[k] if hit else 0
                             free[k] = free[k] & (not hit)
-
-
-@compiled_kernel
-def softmax(x: Any, out: Any, logarithm: bool) -> None:
-    """softmax of each row, or its logarithm, in float32; the row's maximum is taken out first."""
-    rows, columns = x.shape
-    for i in range(rows):
-        top = x[i, 0]
-        for j in range(1, columns):
-            top = x[i, j] if x[i, j] > top or x[i, j] != x[i, j] else top
-        total = np.float32(0)
-        for j in range(columns):
-            out[i, j] = exp_float32(x[i, j] - top)
-        for j in range(columns):
-            total += out[i, j]
-        if logarithm:
-            shift = np.log(total)
-            for j in range(columns):
-                out[i, j] = (x[i, j] - top) - shift
-        else:
-            for j in range(columns):
-                out[i, j] /= total
-
-
-@compiled_kernel
-def pick(x: Any, index: Any, out: Any) -> None:
-    """x[i, index[i]]; an index outside is clipped, as NumPy's kernel does."""
-    for i in range(index.shape[0]):
-        out[i] = x[i, min(max(index[i], 0), x.shape[1] - 1)]
-
-
-@compiled_kernel
-def one_hot(index: Any, out: Any) -> None:
-    """Rows of zeros with a one where the index says; none where it is outside."""
-    out[...] = 0
-    for i in range(index.shape[0]):
-        if 0 <= index[i] < out.shape[1]:
-            out[i, index[i]] = 1
-
-
-@compiled_kernel
-def add_rows(g: Any, index: Any, out: Any) -> None:
-    """Rows of g added into a table of zeros, in their order. Indices are in range: `gather` has looked at them."""
-    out[...] = 0
-    columns = out.shape[1]
-    for i in range(index.shape[0]):
-        row = out[index[i]]
-        for k in range(columns):
-            row[k] += g[i, k]
-
-
-@compiled_kernel
-def sum_rows(x: Any, out: Any) -> None:
-    """The sum of the rows of a matrix."""
-    out[...] = 0
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            out[k] += x[i, k]

@@ -12,7 +12,7 @@ from nnc.compiler.layout import Order
 from nnc.compiler.plan import Plan, plan
 from nnc.compiler.workspace import workspace
 
-from .kernels import KERNELS, Array, Randomness, view
+from .kernels import KERNELS, Array, Randomness, nothing, view
 
 
 class NonFinite(Exception):
@@ -86,20 +86,22 @@ class Program:
                 arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
         if fast:
             from .faster import faster
-            from .fusion import fused
+            from .fusion import copies, fused
         self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
             kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
             if value.op == "pack" and _lies_in_place(made, value):
-                kernel = _nothing
+                kernel = nothing
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
         self.forward_steps = self.steps[: made.forward]
         self.update_steps = self.steps[made.forward :]
-        self.update_steps += [(np.copyto, (variables[name], arrays[value])) for name, value in made.copies]
+        copied = [(variables[name], arrays[value]) for name, value in made.copies]
         if fast:
-            self.forward_steps = fused(made, made.steps[: made.forward], self.forward_steps)
-            self.update_steps = fused(made, made.steps[made.forward :], self.steps[made.forward :]) + self.update_steps[len(self.steps) - made.forward :]
+            self.forward_steps = fused(made, made.steps[: made.forward], self.forward_steps, randomness)
+            self.update_steps = fused(made, made.steps[made.forward :], self.update_steps, randomness) + copies(copied)
+        else:
+            self.update_steps += [(np.copyto, pair) for pair in copied]
         self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
 
     def forward(self) -> None:
@@ -149,10 +151,6 @@ def _lies_in_place(made: Plan, packed: Value) -> bool:
             return False
         start += part.type.size(made.n)
     return True
-
-
-def _nothing(*_: Array) -> None:
-    pass
 
 
 def _static(value: Value, n: int, operands: list[Array | None], order: Order | None, randomness: Randomness) -> Array:

@@ -28,39 +28,8 @@ def faster(value: Value, n: int) -> Kernel | None:
             return _max_pool_gradient(value, n)
         case "recurrence" | "recurrence_gradient" if value.dtype == "float32" and value.attributes["kind"] in ("lstm", "gru") and has_product():
             return _recurrence(value) if value.op == "recurrence" else _recurrence_gradient(value)
-        case "softmax" | "log_softmax" if value.dtype == "float32" and value.attributes["axis"] == value.type.rank - 1:
-            return _softmax(value)
-        case "pick" | "one_hot":
-            return _by_index(value)
-        case "scatter_add":
-            return _add_rows
-        case "reduce_sum" if value.attributes["axes"] == (0,) and value.operands[0].type.rank == 2 and not value.attributes["keepdims"]:
-            return _sum_rows
         case _:
             return winograd(value, n)
-
-
-def _softmax(value: Value) -> Kernel:
-    logarithm = value.op == "log_softmax"
-
-    def softmax(x: Array, out: Array, *_: Array) -> None:
-        compiled.softmax(_contiguous(x).reshape(-1, x.shape[-1]), out.reshape(-1, x.shape[-1]), logarithm)
-
-    return softmax
-
-
-def _by_index(value: Value) -> Kernel:
-    if value.op == "one_hot":
-        return lambda index, out: compiled.one_hot(index.reshape(-1), out.reshape(-1, out.shape[-1]))
-    return lambda x, index, out, *_: compiled.pick(_contiguous(x).reshape(-1, x.shape[-1]), index.reshape(-1), out.reshape(-1))
-
-
-def _add_rows(g: Array, index: Array, out: Array) -> None:
-    compiled.add_rows(_contiguous(g).reshape(index.size, -1), index.reshape(-1), out.reshape(len(out), -1))
-
-
-def _sum_rows(x: Array, out: Array) -> None:
-    compiled.sum_rows(_contiguous(x), out)
 
 
 def _max_pool(value: Value, n: int) -> Kernel:

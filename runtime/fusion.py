@@ -9,9 +9,8 @@ Arrays of a loop are seen as [outer, inner] in the order of memory: what is broa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,12 @@ from nnc.compiler.ir import Value
 from nnc.compiler.plan import Plan
 
 from . import loops
-from .threads import for_each, workers
+from .kernels import Randomness, nothing
+from .native import Bound, copied, native
+from .team import Steps
 
 Array = np.ndarray[Any, Any]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
-LEAST_PARALLEL = 2**15  # elements of a loop that is worth a second thread
-MANY_PASSES = frozenset(("where", "sigmoid", "tanh"))  # kernels that a loop of their own beats
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,6 @@ class Step:
     operands: list[Operand]
     out: Array  # flat
     order: tuple[tuple[int, int], ...]  # the axes and their lengths, as they lie in memory
-    kernel: Callable[..., Any]
-    arrays: tuple[Array, ...]
 
 
 @dataclass
@@ -88,30 +85,57 @@ def _apart(a: Operand, b: Array) -> bool:
     return a.kind == "full" and start == other_start and stop == other_stop and a.array.dtype.itemsize == b.dtype.itemsize
 
 
-def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call]) -> list[Call]:
-    """The calls of some steps of a plan, elementwise ones joined where they may be."""
+def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness: Randomness) -> list[Call]:
+    """The calls of some steps of a plan: compiled ones together, elementwise ones among them joined where they may be."""
     outside = _readers(made)
     result: list[Call] = []
+    compiled: list[Bound] = []
+    checked: list[Call] = []
+    faults = np.zeros(1, np.int64)
     group: Group | None = None
 
     def close() -> None:
         nonlocal group
         if group is not None:
-            result.extend(_calls(group, outside))
+            compiled.append(_bound(group, outside))
         group = None
 
+    def finish() -> None:
+        close()
+        if compiled:
+            result.append((Steps(compiled.copy(), faults, checked.copy()), ()))
+            compiled.clear()
+            checked.clear()
+
     for value, (kernel, arrays) in zip(values, calls, strict=True):
-        step = _step(value, kernel, arrays)
-        if step is None:
-            close()
+        step = _step(value, arrays)
+        if step is not None:
+            if group is None or not group.accepts(step):
+                close()
+                group = Group([])
+            group.add(step)
+            continue
+        if kernel is nothing:
+            continue
+        bound = native(value, arrays, randomness, faults)
+        if bound is None:
+            finish()
             result.append((kernel, arrays))
             continue
-        if group is None or not group.accepts(step):
-            close()
-            group = Group([])
-        group.add(step)
-    close()
+        close()
+        compiled += bound
+        if value.op == "gather":
+            checked.append((kernel, arrays))
+    finish()
     return result
+
+
+def copies(pairs: Sequence[tuple[Array, Array]]) -> list[Call]:
+    """Copies of arrays into others, compiled where that is possible."""
+    found = [copied(x, out) for out, x in pairs]
+    bound = [b for some in found if some is not None for b in some]
+    plain: list[Call] = [(np.copyto, pair) for pair, some in zip(pairs, found, strict=True) if some is None]
+    return [*plain, (Steps(bound), ())] if bound else plain
 
 
 def _readers(made: Plan) -> dict[Value, set[Value | None]]:
@@ -133,7 +157,7 @@ def _readers(made: Plan) -> dict[Value, set[Value | None]]:
     return found
 
 
-def _step(value: Value, kernel: Callable[..., Any], arrays: tuple[Array, ...]) -> Step | None:
+def _step(value: Value, arrays: tuple[Array, ...]) -> Step | None:
     if value.op not in loops.TERMS or not all(loops.knows(a.dtype) for a in arrays[: len(value.operands) + 1]):
         return None
     out = arrays[len(value.operands)]
@@ -144,7 +168,7 @@ def _step(value: Value, kernel: Callable[..., Any], arrays: tuple[Array, ...]) -
     operands = [_operand(a, out, order) for a in arrays[: len(value.operands)]]
     if any(o is None for o in operands) or len({o.inner for o in operands if o is not None and o.inner}) > 1:
         return None
-    return Step(value, [o for o in operands if o is not None], flat, tuple((axis, out.shape[axis]) for axis in order), kernel, arrays)
+    return Step(value, [o for o in operands if o is not None], flat, tuple((axis, out.shape[axis]) for axis in order))
 
 
 def _order_of(array: Array) -> tuple[int, ...]:
@@ -203,12 +227,11 @@ def _operand(array: Array, out: Array, order: tuple[int, ...]) -> Operand | None
     return None
 
 
-def _calls(group: Group, readers: dict[Value, set[Value | None]]) -> Iterable[Call]:
+def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> Bound:
+    """The loop of a group, and its arrays."""
     members = {step.value for step in group.steps}
-    if len(group.steps) == 1 and (group.steps[0].value.op not in MANY_PASSES or group.steps[0].out.size < 512):
-        return [(step.kernel, step.arrays) for step in group.steps]
     inner = group.inner
-    lines, parameters, outputs = [], _Parameters(inner), []
+    lines, parameters, outputs = [], _Parameters(), []
     registers: dict[tuple[int, int], str] = {}  # where a value of this loop lies -> its name in the loop
     for number, step in enumerate(group.steps):
         names = []
@@ -223,15 +246,21 @@ def _calls(group: Group, readers: dict[Value, set[Value | None]]) -> Iterable[Ca
             outputs.append((parameters.name(Operand("full", step.out)), name, span))
     final = {span: (target, name) for target, name, span in outputs}  # of two values at one place the last one stays
     lines += [f"{target}[AT] = {name}" for target, name in final.values()]
+    size = group.steps[0].out.size
     loop = loops.loop(parameters.kinds, [*parameters.reads, *lines], two=bool(inner))
-    return [_bound(loop, parameters.arrays(), group.steps[0].out.size)]
+    shape = (size // inner, inner) if inner else (size, 1)
+    slow = sum(step.value.op in SLOW for step in group.steps)
+    work = size * (0.05 * len(parameters.operands) + 0.02 * len(lines) + 0.4 * slow)
+    return Bound(loop, (*shape, *(o.array for o in parameters.operands)), work)
+
+
+SLOW = frozenset(("exp", "tanh", "sigmoid", "log", "divide", "sqrt", "power", "softplus", "log1p", "expm1"))
 
 
 class _Parameters:
-    """The arrays of a loop, each once, as [outer, inner] where the loop has two axes."""
+    """The arrays of a loop, each once."""
 
-    def __init__(self, inner: int):
-        self.inner = inner
+    def __init__(self) -> None:
         self.known: dict[tuple[str, tuple[int, int], np.dtype[Any]], str] = {}
         self.operands: list[Operand] = []
         self.reads: list[str] = []
@@ -256,25 +285,3 @@ class _Parameters:
             place = {"full": "AT", "row": "j", "column": "i", "number": "0"}[operand.kind]
             self.reads.append(f"{self.loaded[name]} = {name}[{place}]")
         return self.loaded[name]
-
-    def arrays(self) -> list[tuple[str, Array]]:
-        shaped = [(o.kind, o.array.reshape(-1, self.inner) if o.kind == "full" and self.inner else o.array) for o in self.operands]
-        return shaped
-
-
-def _bound(loop: Callable[..., Any], arrays: list[tuple[str, Array]], size: int) -> Call:
-    """The loop over its arrays, in as many parts as there are threads where it is long."""
-    outer = next(len(array) for kind, array in arrays if kind == "full")
-    parts = min(workers(), outer) if size >= LEAST_PARALLEL else 1
-    if parts == 1:
-        return loop, tuple(array for _, array in arrays)
-    cuts = [outer * i // parts for i in range(parts + 1)]
-    lanes = [
-        tuple(array[start:stop] if kind in ("full", "column") else array for kind, array in arrays)
-        for start, stop in pairwise(cuts)
-    ]
-
-    def run(*_: Any) -> None:
-        for_each(parts, lambda lane: loop(*lanes[lane]))
-
-    return run, ()

@@ -30,11 +30,20 @@ class Randomness:
     """Counter-based: what is drawn depends on the seed, the stream's name and the step, and on nothing drawn before."""
 
     def __init__(self, seed: int, step: int = 0):
-        self.seed, self.step = seed, step
+        self.seed = seed
+        self.counter = np.array([step], np.uint64)  # where compiled kernels read it
         self._bits = np.random.Philox(key=0)
         self._state: Any = self._bits.state
         self._normal = np.random.Generator(self._bits)
         self._empty = np.zeros(4, np.uint64)
+
+    @property
+    def step(self) -> int:
+        return int(self.counter[0])
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self.counter[0] = step
 
     def words(self, stream: int, count: int) -> Array:
         """`count` random 64-bit words of a stream at the current step."""
@@ -340,6 +349,10 @@ def _scatter_update(table: Array, index: Array, rows: Array, out: Array) -> None
     if out is not table:
         np.copyto(out, table)
     out[index] = rows
+
+
+def nothing(*_: Array) -> None:
+    """The kernel of a step whose work others have done."""
 
 
 KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {

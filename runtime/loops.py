@@ -22,7 +22,7 @@ from nnc.compiler.ir import Value
 from .files import write_text
 
 on_compiling: list[Callable[[], None]] = []  # called once, before the first loop is compiled that is not kept yet
-_KNOWN = frozenset(("float32", "float64", "bool"))
+_KNOWN = frozenset(("float32", "float64", "bool", "int64"))
 
 # Terms of the loop, by primitive. A comparison gives a bool.
 TERMS: dict[str, str] = {
@@ -31,6 +31,13 @@ TERMS: dict[str, str] = {
     "tanh": "tanh_{t}({0})",
     "sigmoid": "ONE / (ONE + exp_{t}(-{0}))",
     "sqrt": "np.sqrt({0})",
+    "log": "np.log({0})",
+    "log1p": "np.log1p({0})",
+    "expm1": "np.expm1({0})",
+    "softplus": "({0} if {0} > 0 else {0} * 0) + np.log1p(exp_{t}(-abs({0})))",
+    "floor": "np.floor({0})",
+    "sign": "np.sign({0})",
+    "is_nan": "{0} != {0}",
     "absolute": "abs({0})",
     "add": "{0} + {1}",
     "subtract": "{0} - {1}",
@@ -63,27 +70,31 @@ def term(value: Value, operands: Sequence[str]) -> str:
     return TERMS[value.op].format(*operands, t=kind).replace("ONE", one)
 
 
-def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Callable[..., Any]:
-    """The compiled loop whose parameters a0, a1 ... are of the kinds given, and whose body is the lines."""
+def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Any:
+    """The kernel (addresses.py) of a loop over [outer, inner] whose arrays a0, a1 ... are of the kinds given, and whose body is the lines.
+
+    Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis.
+    """
     numbers = [line for line in lines if line.endswith("[0]")]
     columns = [line for line in lines if line.endswith("[i]")]
     inside = [line.replace("[AT]", "[i, j]" if two else "[i]") for line in lines if line not in numbers and line not in columns]
-    full = next(i for i, (kind, _) in enumerate(kinds) if kind == "full")
-    body = [*numbers, f"for i in range(a{full}.shape[0]):"]
+    arrays = []
+    for number, (kind, dtype) in enumerate(kinds):
+        start = f"a[{number + 2}] + first * {_BYTES[dtype]}" + (" * inner" if two else "") if kind == "full" else f"a[{number + 2}]"
+        start += f" + first * {_BYTES[dtype]}" if kind == "column" else ""
+        shape = {"full": "(outer, inner)" if two else "(outer,)", "row": "(inner,)", "column": "(outer,)", "number": "(1,)"}[kind]
+        arrays.append(f"a{number} = nb.carray({'boolean' if dtype == 'bool' else dtype}_at({start}), {shape})")
+    body = ["first, last = a[0] * part // parts, a[0] * (part + 1) // parts", "outer, inner = last - first, a[1]", *arrays, *numbers, "for i in range(outer):"]
     if two:
         body += [f"    {line}" for line in columns]
-        body += [f"    for j in range(a{full}.shape[1]):", *(f"        {line}" for line in inside)]
+        body += ["    for j in range(inner):", *(f"        {line}" for line in inside)]
     else:
         body += [f"    {line}" for line in inside]
-    types = ", ".join(_type(kind, dtype, two) for kind, dtype in kinds)
-    names = ", ".join(f"a{i}" for i in range(len(kinds)))
-    text = f'@nb.njit("void({types})", nogil=True, error_model="numpy", cache=True)\ndef loop({names}):\n' + "\n".join(f"    {line}" for line in body) + "\n"
-    return compiled(text)
+    head = "from nnc.runtime.addresses import boolean_at, float32_at, float64_at, int64_at, kernel\n\n\n@kernel\ndef loop(a, part, parts):\n"
+    return compiled(head + "\n".join(f"    {line}" for line in body) + "\n")
 
 
-def _type(kind: str, dtype: str, two: bool) -> str:
-    name = "boolean" if dtype == "bool" else dtype
-    return f"{name}[:, ::1]" if kind == "full" and two else f"{name}[::1]"
+_BYTES = {"float32": 4, "float64": 8, "bool": 1, "int64": 8}
 
 
 def folder() -> Path:

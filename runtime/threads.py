@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -51,23 +51,47 @@ class Pool:
         if workers < 2 or not self._lock.acquire(blocking=False):  # busy for another thread of the user's
             _run(range(count), body)
             return
-        before = [library.num_threads for library in self._blas]
         try:
-            for library in self._blas:
-                library.set_num_threads(1)
-            own, *others = shares(range(count), workers)
-            running = [self._threads.submit(_run, share, body) for share in others]
-            try:
-                _run(own, body)
-            finally:
-                for future in running:  # nothing may still write when this returns
-                    future.exception()
-            for future in running:
-                future.result()
+            with hold():
+                own, *others = shares(range(count), workers)
+                running = [self._threads.submit(_run, share, body) for share in others]
+                try:
+                    _run(own, body)
+                finally:
+                    for future in running:  # nothing may still write when this returns
+                        future.exception()
+                for future in running:
+                    future.result()
         finally:
-            for library, threads in zip(self._blas, before, strict=True):
-                library.set_num_threads(threads)
             self._lock.release()
+
+
+class hold:  # noqa: N801 - a context, used as a verb
+    """While inside, the BLAS has one thread: those of a pool or a team do the sharing. May be entered again inside."""
+
+    depth = 0
+    before: ClassVar[list[int]] = []
+    _lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with hold._lock:
+            if hold.depth == 0:
+                workers()  # counted before it changes
+                hold.before = [library.num_threads for library in _pool._blas]
+                for library in _pool._blas:
+                    library.set_num_threads(1)
+            hold.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        with hold._lock:
+            hold.depth -= 1
+            if hold.depth == 0:
+                for library, threads in zip(_pool._blas, hold.before, strict=True):
+                    library.set_num_threads(threads)
+
+
+def held() -> bool:
+    return hold.depth > 0
 
 
 def _run(lanes: Sequence[int], body: Body) -> None:

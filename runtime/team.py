@@ -1,0 +1,184 @@
+"""A team of threads that goes through the compiled steps of a program together, each doing its part of every step.
+
+After each step the threads wait for each other in a loop that spins, which costs a fraction of a microsecond where waking a thread costs tens.
+Between programs a thread spins for a while too, then sleeps until it is woken. The control block holds what they share, each number on a
+cache line of its own.
+
+A program is a list of (kernel, arguments, parts) as numbers: two addresses (addresses.py) and how many threads are to share the step.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .addresses import add, call, exchange, int64_at, load, nb, pause, store
+from .native import Bound
+from .threads import held, hold, workers
+
+Array = np.ndarray[Any, Any]
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
+LINE = 64  # bytes
+ARRIVED, TURN, PUBLISHED, PROGRAM, STEPS, YIELD, PARKED = (LINE * i for i in range(7))
+SPIN_SECONDS = 2e-4  # that an idle thread waits awake
+PATIENCE = 2**12  # looks at a number that does not change before others get the core
+
+
+@nb.njit("int64(int64, int64)", nogil=True, cache=True)
+def _waited(control: int, looks: int) -> int:
+    """One more look was in vain."""
+    pause()
+    if looks >= PATIENCE:
+        yielding = load(control + YIELD)
+        if yielding != 0:
+            call(yielding, 0, 0, 0)
+    return looks + 1
+
+
+@nb.njit("void(int64, int64, int64)", nogil=True, cache=True)
+def _steps(control: int, part: int, parts: int) -> None:
+    program, count = int64_at(load(control + PROGRAM)), load(control + STEPS)
+    for i in range(count):
+        used = min(program[3 * i + 2], parts)
+        if part < used:
+            call(program[3 * i], program[3 * i + 1], part, used)
+        if parts > 1:
+            turn = load(control + TURN)
+            if add(control + ARRIVED, 1) == parts - 1:
+                store(control + ARRIVED, 0)
+                store(control + TURN, turn + 1)
+            else:
+                looks = 0
+                while load(control + TURN) == turn:
+                    looks = _waited(control, looks)
+
+
+@nb.njit("int64(int64, int64, int64, int64)", nogil=True, cache=True)
+def _begin(control: int, program: int, count: int, parts: int) -> int:
+    """Publish a program, and run this thread's part; where threads sleep, only publish: a bit for each of them."""
+    store(control + PROGRAM, program)
+    store(control + STEPS, count)
+    asleep = 0
+    if parts > 1:
+        add(control + PUBLISHED, 1)
+        for part in range(1, parts):
+            if exchange(control + PARKED + LINE * part, 0) != 0:
+                asleep |= 1 << part
+    if asleep == 0:
+        _steps(control, 0, parts)
+    return asleep
+
+
+@nb.njit("int64(int64, int64, int64, int64, int64)", nogil=True, cache=True)
+def _serve(control: int, part: int, parts: int, seen: int, limit: int) -> int:
+    """Run what is published, until nothing has been for a while; the number of the last program seen."""
+    while True:
+        looks = 0
+        while load(control + PUBLISHED) == seen:
+            pause()
+            looks += 1
+            if looks >= limit:
+                store(control + PARKED + LINE * part, 1)
+                if load(control + PUBLISHED) == seen or exchange(control + PARKED + LINE * part, 0) == 0:
+                    return seen
+                looks = 0
+        seen += 1
+        _steps(control, part, parts)
+
+
+@nb.njit("void(int64)", nogil=True, cache=True)
+def _spin(count: int) -> None:
+    for _ in range(count):
+        pause()
+
+
+def _yielding() -> int:
+    """The address of what gives the core to another thread, where the system has one that takes no arguments."""
+    function = getattr(ctypes.CDLL(None), "sched_yield", None) if os.name == "posix" else None
+    return ctypes.cast(function, ctypes.c_void_p).value or 0 if function is not None else 0
+
+
+class Team:
+    def __init__(self, size: int):
+        self.size = size
+        block = np.zeros((PARKED + LINE * (size + 1)) // 8 + 8, np.int64)
+        self._block = block
+        self._control = block.ctypes.data + -block.ctypes.data % LINE
+        block[(self._control - block.ctypes.data + YIELD) // 8] = _yielding()
+        self._lock = threading.Lock()
+        self._gates = [threading.Semaphore(0) for _ in range(size)]
+        self._limit = 0
+        if size > 1:
+            begun = time.perf_counter()
+            _spin(10_000)
+            self._limit = max(100, int(10_000 * SPIN_SECONDS / max(time.perf_counter() - begun, 1e-7)))
+        for part in range(1, size):
+            threading.Thread(target=self._member, args=(part,), name=f"nnc-team-{part}", daemon=True).start()
+
+    def _member(self, part: int) -> None:
+        seen = 0
+        while True:
+            seen = _serve(self._control, part, self.size, seen, self._limit)
+            self._gates[part].acquire()
+
+    def run(self, program: int, count: int, together: bool) -> None:
+        """All steps of the program at an address, by the whole team or by the caller alone."""
+        with self._lock:
+            if held():
+                self._run(program, count, together)
+            else:
+                with hold():
+                    self._run(program, count, together)
+
+    def _run(self, program: int, count: int, together: bool) -> None:
+        asleep = _begin(self._control, program, count, self.size if together else 1)
+        if asleep:
+            for part in range(1, self.size):
+                if asleep >> part & 1:
+                    self._gates[part].release()
+            _steps(self._control, 0, self.size)
+
+
+_team: list[Team] = []
+
+
+def team() -> Team:
+    """The team of this process: as many threads as lanes are run on."""
+    if not _team:
+        _team.append(Team(workers()))
+    return _team[0]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_team.clear)  # threads do not survive a fork
+
+
+WORTH_SHARING = 1500.0  # nanoseconds of a step's work
+
+
+class Steps:
+    """Compiled steps that follow each other in a program. `checks` are called where a kernel has left a fault: they say what is wrong."""
+
+    def __init__(self, bound: Sequence[Bound], faults: Array | None = None, checks: Sequence[Call] = ()):
+        members = team()
+        self._kept = bound
+        self._arguments = [np.array([a if isinstance(a, int) else a.ctypes.data for a in b.arguments], np.int64) for b in bound]
+        parts = [members.size if b.work >= WORTH_SHARING else 1 for b in bound]
+        rows = zip(bound, self._arguments, parts, strict=True)
+        self._program = np.array([number for b, a, p in rows for number in (b.kernel.address, a.ctypes.data, p)], np.int64)
+        self._address, self._count, self._together = self._program.ctypes.data, len(bound), max(parts) > 1
+        self._run, self._faults, self._checks = members.run, faults, checks
+
+    def __call__(self) -> None:
+        self._run(self._address, self._count, self._together)
+        if self._checks and self._faults is not None and self._faults[0]:
+            self._faults[0] = 0
+            for kernel, arrays in self._checks:
+                kernel(*arrays)
