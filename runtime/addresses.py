@@ -9,14 +9,30 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from .loops import numba
 
 nb = numba()
 types = nb.types
+F = TypeVar("F", bound=Callable[..., Any])
 KERNEL = types.void(types.CPointer(types.int64), types.int64, types.int64)
 _PAUSE = {"x86_64": "llvm.x86.sse2.pause", "amd64": "llvm.x86.sse2.pause"}.get(platform.machine().lower(), "")
+
+
+def intrinsic(function: Callable[..., Any]) -> Any:
+    """A function that LLVM's builder writes; compiled code calls it without the first parameter."""
+    return nb.extending.intrinsic(function)
+
+
+def compiled(signature: str | None = None) -> Callable[[F], F]:
+    """A function for kernels, or for Python without the interpreter's lock."""
+
+    def made(function: F) -> F:
+        result: F = nb.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+        return result
+
+    return made
 
 
 class CompiledKernel:
@@ -43,7 +59,7 @@ def summing(function: Callable[..., None]) -> CompiledKernel:
 
 
 def _pointer(kind: Any) -> Any:
-    @nb.extending.intrinsic  # type: ignore[misc]
+    @intrinsic
     def pointer(context: Any, address: Any) -> Any:
         def made(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
@@ -62,7 +78,7 @@ uint64_at = _pointer(types.uint64)
 uint16_at = _pointer(types.uint16)
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def call(context: Any, function: Any, arguments: Any, part: Any, parts: Any) -> Any:
     """Call the kernel at an address."""
 
@@ -83,7 +99,7 @@ def _shared(builder: Any, address: Any) -> Any:
     return builder.inttoptr(address, ir.IntType(64).as_pointer())
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def load(context: Any, address: Any) -> Any:
     """A number that another thread may write; what it wrote before is there too."""
 
@@ -93,7 +109,7 @@ def load(context: Any, address: Any) -> Any:
     return types.int64(types.int64), made
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def store(context: Any, address: Any, value: Any) -> Any:
     """Write a number for other threads, after everything that was written before."""
 
@@ -104,7 +120,7 @@ def store(context: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64), made
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def exchange(context: Any, address: Any, value: Any) -> Any:
     """Write a shared number; what it was."""
 
@@ -114,7 +130,7 @@ def exchange(context: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), made
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def add(context: Any, address: Any, value: Any) -> Any:
     """Add to a shared number; what it was."""
 
@@ -124,7 +140,7 @@ def add(context: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), made
 
 
-@nb.extending.intrinsic  # type: ignore[misc]
+@intrinsic
 def pause(context: Any) -> Any:
     """Tell the processor that this thread waits."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
+from .addresses import compiled, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
 from .blas import PLAIN, ROWS, TURNED, has_product, sgemm
 from .vector_math import exp_float32
 
@@ -20,7 +20,7 @@ f32, i32, i64, u64 = np.float32, np.int32, np.int64, np.uint64
 STRIP = 16  # columns that a product's kernel takes at a time
 
 
-@nb.njit(error_model="numpy", cache=True)
+@compiled()
 def cut(n: int, part: int, parts: int, unit: int) -> tuple[int, int]:
     """First and last of the elements of a part, in whole units."""
     units = (n + unit - 1) // unit
@@ -56,7 +56,7 @@ def sum_rows(a: Any, part: int, parts: int) -> None:
         _sum_rows(a[0] + 4 * first, rows, columns, last - first, a[3] + 4 * first)
 
 
-@nb.njit(error_model="numpy", cache=True)
+@compiled()
 def _sum_rows(x: int, rows: int, stride: int, width: int, out: int) -> None:
     """Four rows at a time: a sum that waits for memory at every row takes four times as long."""
     y = nb.carray(float32_at(out), (width,))
@@ -251,7 +251,7 @@ def fill(a: Any, part: int, parts: int) -> None:
 # Philox4x64 with ten rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), counted as NumPy counts.
 
 
-@nb.njit(error_model="numpy", cache=True)
+@compiled()
 def _high(x: Any, y: Any) -> Any:
     """The upper 64 bits of a product."""
     low, half = u64(0xFFFFFFFF), u64(32)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import add, call, exchange, int64_at, load, nb, pause, store
+from .addresses import add, call, compiled, exchange, int64_at, load, pause, store
 from .native import Bound
 from .threads import held, hold, workers
 
@@ -31,7 +31,7 @@ SPIN_SECONDS = 2e-4  # that an idle thread waits awake
 PATIENCE = 2**12  # looks at a number that does not change before others get the core
 
 
-@nb.njit("int64(int64, int64)", nogil=True, cache=True)
+@compiled("int64(int64, int64)")
 def _waited(control: int, looks: int) -> int:
     """One more look was in vain."""
     pause()
@@ -42,7 +42,7 @@ def _waited(control: int, looks: int) -> int:
     return looks + 1
 
 
-@nb.njit("void(int64, int64, int64)", nogil=True, cache=True)
+@compiled("void(int64, int64, int64)")
 def _steps(control: int, part: int, parts: int) -> None:
     program, count = int64_at(load(control + PROGRAM)), load(control + STEPS)
     for i in range(count):
@@ -60,7 +60,7 @@ def _steps(control: int, part: int, parts: int) -> None:
                     looks = _waited(control, looks)
 
 
-@nb.njit("int64(int64, int64, int64, int64)", nogil=True, cache=True)
+@compiled("int64(int64, int64, int64, int64)")
 def _begin(control: int, program: int, count: int, parts: int) -> int:
     """Publish a program, and run this thread's part; where threads sleep, only publish: a bit for each of them."""
     store(control + PROGRAM, program)
@@ -76,7 +76,7 @@ def _begin(control: int, program: int, count: int, parts: int) -> int:
     return asleep
 
 
-@nb.njit("int64(int64, int64, int64, int64, int64)", nogil=True, cache=True)
+@compiled("int64(int64, int64, int64, int64, int64)")
 def _serve(control: int, part: int, parts: int, seen: int, limit: int) -> int:
     """Run what is published, until nothing has been for a while; the number of the last program seen."""
     while True:
@@ -93,7 +93,7 @@ def _serve(control: int, part: int, parts: int, seen: int, limit: int) -> int:
         _steps(control, part, parts)
 
 
-@nb.njit("void(int64)", nogil=True, cache=True)
+@compiled("void(int64)")
 def _spin(count: int) -> None:
     for _ in range(count):
         pause()
@@ -157,7 +157,7 @@ def team() -> Team:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_team.clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=lambda: _team.clear())  # threads do not survive a fork
 
 
 WORTH_SHARING = 1500.0  # nanoseconds of a step's work

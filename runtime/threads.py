@@ -66,7 +66,7 @@ class Pool:
             self._lock.release()
 
 
-class hold:  # noqa: N801 - a context, used as a verb
+class hold:
     """While inside, the BLAS has one thread: those of a pool or a team do the sharing. May be entered again inside."""
 
     depth = 0

@@ -118,13 +118,17 @@ RUNTIME = {
     "loops": "files nnc.compiler.ir",
     "vector_math": "",
     "blas": "loops threads",
-    "compiled": "loops vector_math",
+    "compiled": "loops",
     "engine": "files loops compiled",
     "machine": "engine threads",
     "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
-    "fusion": "loops threads nnc.compiler.ir nnc.compiler.plan",
+    "addresses": "loops",
+    "dense": "addresses blas vector_math",
+    "native": "addresses dense kernels threads nnc.compiler.ir",
+    "team": "addresses native threads",
+    "fusion": "kernels loops native team nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
     "absorb": "kernels nnc.compiler.ir",
@@ -195,7 +199,7 @@ ONLY_IN = {
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
     "numba": {"nnc.runtime.loops", "nnc.runtime.vector_math"},
-    "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas"},
+    "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas", "nnc.runtime.addresses"},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from networks import spec, spread
 
 import nnc
 from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
-from nnc.runtime import fusion, loops
+from nnc.runtime import loops
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
+from nnc.runtime.team import Team
 
 IMAGES = """
   h = x -> dense(48) -> reshape([3, 4, 4]) -> conv2d(4, kernel=3, padding=same, bias=false) -> batch_norm -> relu -> max_pool(2)
@@ -218,15 +221,97 @@ def test_the_edges_of_pairs_are_numpys(op: str) -> None:
     np.testing.assert_array_equal(found, plain)
 
 
-def test_long_loops_go_in_parts_on_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "workers", lambda: 3)
-    x = np.random.default_rng(0).normal(size=fusion.LEAST_PARALLEL + 17).astype(np.float32)
-    value = apply("tanh", vector("x") * 2.0) + 1.0
-    graph = Graph({"v": value})
-    executor = Executor(graph, {}, Randomness(0), Arena(), fast=True)
-    np.testing.assert_allclose(executor.run({"x": x})["v"], np.tanh(2 * x) + 1, rtol=1e-5, atol=1e-6)
-    (program,) = executor.programs.values()
-    assert [arrays for _, arrays in program.forward_steps] == [()]
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Team:
+    """A team of three, and steps so cheap to share that all of them are shared."""
+    members = Team(3)
+    monkeypatch.setattr("nnc.runtime.team._team", [members])
+    monkeypatch.setattr("nnc.runtime.team.WORTH_SHARING", 0.0)
+    monkeypatch.setattr("nnc.runtime.native.workers", lambda: 3)
+    return members
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("n", [1, 2, 37])
+def test_a_step_that_three_threads_share_is_the_same_step(name: str, n: int, three: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, loss = BODIES[name]
+    text = spec(body, loss=loss, optimizer="adam", penalty="l2(0.01)")
+    random = np.random.default_rng(0)
+    batch = {"x": random.normal(size=(n, 3)), "y": random.integers(0, 3, n)}
+    plain, state, _ = trained(text, batch, "numpy", monkeypatch, steps=1)
+    found, reached, _ = trained(text, batch, "fast", monkeypatch, steps=1)
+    np.testing.assert_allclose(found, plain, rtol=1e-5, atol=1e-6)
+    again, reached_again, _ = trained(text, batch, "fast", monkeypatch, steps=1)
+    assert again == found
+    for key, array in state.items():
+        np.testing.assert_array_equal(reached[key], reached_again[key])
+        if "bias" not in key or n > 2:  # what Adam makes of a gradient of about zero is its sign
+            np.testing.assert_allclose(reached[key], array, rtol=1e-3, atol=3e-3, err_msg=key)
+
+
+def test_threads_that_went_to_sleep_wake_for_the_next_program(three: Team) -> None:
+    x = np.random.default_rng(0).normal(size=1001).astype(np.float32)
+    executor = Executor(Graph({"v": apply("tanh", vector("x") * 2.0) + 1.0}), {}, Randomness(0), Arena(), fast=True)
+    for pause in [0.0, 0.02] * 20 + [0.0002] * 200:  # awake, asleep, and about to sleep
+        time.sleep(pause)
+        np.testing.assert_allclose(executor.run({"x": x})["v"], np.tanh(2 * x) + 1, rtol=1e-5, atol=1e-6)
+        executor.at(1001).outputs["v"].fill(0)
+
+
+def test_two_callers_take_turns_with_the_team(three: Team) -> None:
+    def work(seed: int) -> bool:
+        x = np.random.default_rng(seed).normal(size=5000).astype(np.float32)
+        executor = Executor(Graph({"v": apply("tanh", vector("x") * 2.0) + 1.0}), {}, Randomness(0), Arena(), fast=True)
+        return all(np.allclose(executor.run({"x": x})["v"], np.tanh(2 * x) + 1, rtol=1e-5, atol=1e-6) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, range(4)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+def test_a_forked_child_has_a_team_of_its_own(three: Team) -> None:
+    executor = Executor(Graph({"v": vector("x") * 2.0 + 1.0}), {}, Randomness(0), Arena(), fast=True)
+    x = np.ones(4000, np.float32)
+    executor.run({"x": x})
+    child = os.fork()
+    if child == 0:
+        other = Executor(Graph({"v": vector("x") * 2.0 + 1.0}), {}, Randomness(0), Arena(), fast=True)
+        os._exit(0 if (other.run({"x": x})["v"] == 3).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("size", [1, 16, 17, 1000])
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.5, 1.0])
+def test_masks_are_numpys_bit_for_bit(size: int, probability: float, three: Team) -> None:
+    mask = apply("bernoulli", vector("x"), probability=probability, stream="layer/dropout")
+    x = np.zeros(size, np.float32)
+    for seed, step in ((0, 0), (2**63 + 5, 3), (7, 2**40)):
+        plain, found = (Executor(Graph({"v": mask}), {}, Randomness(seed, step), Arena(), fast=fast).run({"x": x})["v"].copy() for fast in (False, True))
+        np.testing.assert_array_equal(found, plain)
+
+
+@pytest.mark.parametrize("index", [7, -1])
+def test_a_row_that_a_table_lacks_is_refused_by_either_engine(index: int) -> None:
+    table = apply("input", name="t", type=TensorType("float32", (7, 3)))
+    value = apply("gather", table, vector("i", "int64"))
+    executor = Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=True)
+    rows = np.arange(21, dtype=np.float32).reshape(7, 3)
+    executor.run({"i": np.array([3, 6]), "t": rows})
+    with pytest.raises(nnc.SpecError, match="E515"):
+        executor.run({"i": np.array([3, index]), "t": rows})
+
+
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 3, 70), (64, 33, 2), (2, 130, 40)])
+def test_products_in_parts_are_the_product(sizes: tuple[int, int, int], turned: tuple[bool, bool], three: Team) -> None:
+    m, k, n = sizes
+    shapes = [(k, m) if turned[0] else (m, k), (n, k) if turned[1] else (k, n)]
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(size=shape).astype(np.float32) for name, shape in zip("ab", shapes, strict=True)}
+    a, b = (apply("input", name=name, type=TensorType("float32", array.shape)) for name, array in arrays.items())
+    found = run(apply("matmul", a, b, transpose_a=turned[0], transpose_b=turned[1]), arrays, fast=True)
+    exact = (arrays["a"].T if turned[0] else arrays["a"]).astype(float) @ (arrays["b"].T if turned[1] else arrays["b"])
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-5)
 
 
 def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
@@ -234,7 +319,8 @@ def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
         "from nnc.runtime import loops\n"
         "loops.on_compiling.append(lambda: print('compiling'))\n"
         "f = loops.loop([('full', 'float32'), ('full', 'float32')], ['x0 = a0[AT]', 'v0 = x0 + x0', 'a1[AT] = v0'], two=False)\n"
-        "import numpy as np; a, b = np.ones(3, np.float32), np.zeros(3, np.float32); f(a, b); print(b.tolist())\n"
+        "import numpy as np; a, b = np.ones(3, np.float32), np.zeros(3, np.float32)\n"
+        "from nnc.runtime.native import Bound\nfrom nnc.runtime.team import Steps\nSteps([Bound(f, (3, 1, a, b), 0.0)])(); print(b.tolist())\n"
     )
     environment = os.environ | {"NNC_CACHE": str(tmp_path)}
     said = [subprocess.run([sys.executable, "-P", "-c", code], env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)]
