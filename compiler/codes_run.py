@@ -47,6 +47,13 @@ CODES: dict[str, Code] = {
         an operator that the network needs.
         """,
     ),
+    "E611": Code(
+        "`{path}` is no ONNX model that can be read",
+        """
+        An ONNX file is one protobuf message of less than 2 GiB: a graph, and the versions of its operators. This file
+        is something else, or a part of one, as an interrupted download leaves it. Nothing of it was run.
+        """,
+    ),
     "E701": Code(
         "cannot write `{path}`",
         """

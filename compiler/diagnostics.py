@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .codes import CODES
+from .shown import plain
 from .source import Source, Span
 
 
@@ -181,11 +182,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 # Renderings
 
 
-def _plain(text: str) -> str:
-    """The text with whatever could move a cursor, turn the direction of writing or begin a new line made visible."""
-    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
-
-
 def _blank(text: str) -> str:
     """White space as wide as the text stands on a terminal."""
     from unicodedata import combining, east_asian_width
@@ -195,7 +191,7 @@ def _blank(text: str) -> str:
 
 def render_text(diagnostic: Diagnostic) -> str:
     """The layout for a terminal: title, place, line with carets, other places, help."""
-    lines = [f"{diagnostic.severity}[{diagnostic.code}]: {_plain(diagnostic.title)}"]
+    lines = [f"{diagnostic.severity}[{diagnostic.code}]: {plain(diagnostic.title)}"]
     source = diagnostic.source
     if source is not None and diagnostic.span is not None:
         places = [(diagnostic.span, diagnostic.label, "^")]
@@ -212,15 +208,15 @@ def render_text(diagnostic: Diagnostic) -> str:
                 lines.append(bar)
             lines.append(f"{' ' * width}{arrow} {source.name}:{line}:{column}")
             lines.append(bar)
-            lines.append(f"{line:>{width}} | {_plain(text)}".rstrip())
-            lines.append(f"{bar} {prefix}{mark * max(1, marked)} {_plain(label)}".rstrip())
+            lines.append(f"{line:>{width}} | {plain(text)}".rstrip())
+            lines.append(f"{bar} {prefix}{mark * max(1, marked)} {plain(label)}".rstrip())
         indent = " " * (width + 1)
     else:
         if diagnostic.label:
-            lines.append(f"  {_plain(diagnostic.label)}")
+            lines.append(f"  {plain(diagnostic.label)}")
         indent = "  "
     if diagnostic.help:
-        lines.append(f"{indent}= help: {_plain(diagnostic.help)}")
+        lines.append(f"{indent}= help: {plain(diagnostic.help)}")
     return "\n".join(lines)
 
 

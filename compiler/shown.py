@@ -1,8 +1,13 @@
-"""Numbers as people read them: on the terminal and on the page of a report."""
+"""Numbers and names as people read them: on the terminal and on the page of a report."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def plain(text: str) -> str:
+    """The text with whatever could move a cursor, turn the direction of writing or begin a new line made visible."""
+    return "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in text)
 
 
 def count(number: float) -> str:

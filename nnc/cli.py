@@ -69,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN")
     made.add_argument("-o", "--out", metavar="FILE", help="default: RUN/report.html")
 
+    made = command("inspect", "what an ONNX file of any origin holds: inputs, outputs, nodes, shapes, sizes")
+    made.add_argument("model", metavar="MODEL", help="an .onnx file; nothing of it is run")
+    made.add_argument("-o", "--out", metavar="FILE", help="draw the graph into an .svg file")
+    made.add_argument("--format", choices=("text", "json"), default="text")
+
     made = command("run", "check, build, train, eval, export and report: the whole way in one word")
     spec(made)
     made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")

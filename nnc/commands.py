@@ -312,6 +312,21 @@ def _page(run: Run, path: Path) -> None:
     print(f"report  {path}")
 
 
+def inspect(options: Namespace) -> int:
+    from .runtime.onnx_file import read_onnx
+
+    file = read_onnx(Path(options.model))
+    if options.out is not None:
+        from .runtime.files import write_text
+        from .runtime.graph_picture import graph_picture
+
+        write_text(Path(options.out), graph_picture(file))
+    print(json.dumps(file.content(), indent=2) if options.format == "json" else terminal.onnx_file(file))
+    if options.out is not None:
+        print(f"picture {options.out}", file=sys.stderr if options.format == "json" else sys.stdout)
+    return 0
+
+
 def explain(options: Namespace) -> int:
     code = options.code.upper()
     if code not in CODES:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from .compiler.diagnostics import render_text
-from .compiler.shown import figure
+from .compiler.shown import bytes_of, figure, plain
 
 if TYPE_CHECKING:
+    from .runtime.onnx_file import OnnxFile
     from .runtime.train import Progress
     from .runtime.verdict import Verdict
 
@@ -71,6 +72,39 @@ def spread(by_split: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for found in by_split.values() for name in found))
     rows = [[split, *(f"{figure(found[n].mean)} \u00b1 {figure(found[n].std)}" for n in names)] for split, found in by_split.items()]
     return table(["members", *names], rows, range(1, len(names) + 1))
+
+
+def _cell(text: str, most: int = 60) -> str:
+    """A name as far as it fits."""
+    text = plain(text)
+    return text if len(text) <= most else f"{text[: most // 2 - 2]}...{text[-most // 2 + 1 :]}"
+
+
+def onnx_file(file: OnnxFile) -> str:
+    """What an ONNX file holds: its versions, inputs, outputs, nodes in their order, sizes."""
+    about = [("bytes", f"{file.bytes:,}"), ("IR version", str(file.ir_version)), *((f"opset of {d}", str(v)) for d, v in file.opsets.items())]
+    about += [("written by", file.producer)] if file.producer else []
+    about += [*file.metadata.items()]
+    about += [("input", f"{_cell(name)}  {_cell(str(kind))}") for name, kind in file.inputs.items()]
+    about += [("output", f"{_cell(name)}  {_cell(str(kind))}") for name, kind in file.outputs.items()]
+    rows = []
+    for node in file.nodes:
+        shapes = [" ".join(_shape(file, name) for name in names if name) for names in (node.inputs, node.outputs)]
+        size = [f"{node.parameters:,}" if node.parameters else "", f"{node.bytes:,}" if node.bytes else ""]
+        rows.append(["  " * node.depth + _cell(node.layer), _cell(node.operator, 40), *map(_cell, shapes), *size])
+    width = max(len(_cell(name, 24)) for name, _ in about)
+    total = [f"parameters  {file.parameters:,}", f"arrays      {len(file.arrays):,}, {bytes_of(file.array_bytes)}"]
+    if file.external:
+        outside = sum(array.bytes for array in file.arrays.values() if array.external)
+        total.append(f"elsewhere   {bytes_of(outside)} of them in {_cell(', '.join(file.external))}, which was not opened")
+    return "\n".join([*(f"{_cell(name, 24).ljust(width)}  {_cell(value, 100)}" for name, value in about), "",
+                      table(["node", "operator", "inputs", "outputs", "parameters", "bytes"], rows, (4, 5)), "", *total])  # fmt: skip
+
+
+def _shape(file: OnnxFile, name: str) -> str:
+    """The shape of a value, its dtype where nothing else is known."""
+    kind = file.kinds.get(name)
+    return "?" if kind is None else kind.dtype if kind.shape is None else f"[{', '.join(map(str, kind.shape))}]"
 
 
 def _left(seconds: float) -> str:

@@ -24,14 +24,14 @@ COMPILER = {
     "codes_run": "code",
     "codes_advice": "code",
     "codes": "code codes_advice codes_language codes_model codes_run",
-    "diagnostics": "source codes",
+    "shown": "",
+    "diagnostics": "source codes shown",
     "syntax": "source",
     "tokens": "source diagnostics syntax",
     "build": "source diagnostics syntax tokens",
     "parse": "source diagnostics syntax tokens build nnc.grammar",
     "ir": "",
     "primitives": "ir",
-    "shown": "",
     "verify": "ir",
     "autodiff": "ir primitives",
     "passes.common": "ir",
@@ -171,6 +171,9 @@ RUNTIME = {
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
     "charts": "",
+    "onnx_file": "files",
+    "layered": "",
+    "graph_picture": "charts layered onnx_file nnc.compiler.shown",
     "page": "charts",
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
     "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
@@ -179,11 +182,12 @@ RUNTIME = {
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "
     "nnc.runtime.start nnc.runtime.train",
-    "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.train nnc.runtime.verdict",
+    "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.onnx_file nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
     "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
     "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.deploy nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
+    "nnc.runtime.onnx_file nnc.runtime.graph_picture "
     "nnc.runtime.doctor",
     "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
     "nnc.__main__": "nnc.cli",
@@ -192,7 +196,7 @@ TOP = {
 # Libraries that only some modules import; numpy is free to the runtime.
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
-    "onnx": {"nnc.compiler.onnx_export"},
+    "onnx": {"nnc.compiler.onnx_export", "nnc.runtime.onnx_file"},
     "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.device"},
     "safetensors": {"nnc.runtime.files"},
     "threadpoolctl": {"nnc.runtime.threads"},

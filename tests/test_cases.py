@@ -39,6 +39,7 @@ ELSEWHERE = {
     "E601": "test_verification.py",
     "E605": "test_verification.py",
     "E607": "test_verification.py",
+    "E611": "test_inspect.py",
     "E701": "test_files.py",
     "E702": "test_files.py",
     "E703": "test_bundle.py",

@@ -51,6 +51,7 @@ def test_the_first_spec_goes_the_whole_way(flowers, capsys):
     assert sum(row.rsplit(",", 1)[1] == species for row, species in zip(rows[1:], given, strict=True)) > 140
     assert main(["export", "runs/flowers", "-o", "dist"]) == 0
     assert {p.name for p in Path("dist").iterdir()} >= {"model.onnx", "verification.json"}
+    assert main(["inspect", "dist/model.onnx", "-o", "graph.svg"]) == 0
 
 
 def test_the_deployed_file_takes_raw_rows(flowers):
