@@ -51,8 +51,10 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
 
-def session(data: bytes, device: str = "cpu", *, optimise: bool = True, dimensions: dict[str, int] | None = None) -> Any:
-    """An InferenceSession of a serialised model in which every node runs on the device.
+def session(
+    data: bytes, device: str = "cpu", *, optimise: bool = True, tf32: bool = False, whole: bool = True, dimensions: dict[str, int] | None = None
+) -> Any:
+    """An InferenceSession of a serialised model in which every node runs on the device; without `whole` the CPU may take some.
 
     `dimensions` fixes named axes, such as the batch. Raises EngineRefusal where onnxruntime does not load the model; E709 where the device
     cannot be used, or where it has no kernel for some nodes.
@@ -68,13 +70,13 @@ def session(data: bytes, device: str = "cpu", *, optimise: bool = True, dimensio
     if device == "cuda":
         require(device)
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    chosen: list[Any] = [(PROVIDERS["cuda"], {"use_tf32": "0"})] if device == "cuda" else [PROVIDERS["cpu"]]
+    chosen: list[Any] = [(PROVIDERS["cuda"], {"use_tf32": str(int(tf32))})] if device == "cuda" else [PROVIDERS["cpu"]]
     try:
         made = ort.InferenceSession(data, options, providers=chosen, enable_fallback=0)
     except errors() as error:
         raise EngineRefusal(f"onnxruntime {ort.__version__} does not load the file: {first_line(error)}") from error
     if device == "cuda":
-        _require_all_nodes(made)
+        _require_nodes(made, all_of_them=whole)
     return made
 
 
@@ -87,8 +89,8 @@ def require(device: str) -> None:
         refuse("E709", found.cause, found.remedy, device=device)
 
 
-def _require_all_nodes(made: Any) -> None:
-    left = elsewhere(made, PROVIDERS["cuda"])
+def _require_nodes(made: Any, *, all_of_them: bool = True) -> None:
+    left = elsewhere(made, PROVIDERS["cuda"]) if all_of_them else []
     if left:
         count = f"{len(left)} node{'s' if len(left) > 1 else ''}"
         more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""

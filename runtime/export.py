@@ -17,11 +17,13 @@ from nnc.compiler.program import Program
 
 from .absorb import absorb
 from .device import EngineRefusal
+from .edge_rows import verification_rows
 from .executor import Arena, Executor
 from .files import write_bytes
 from .kernels import Array, Randomness
 from .machine import versions
-from .verification import ABSOLUTE, RELATIVE, verification_rows, verify
+from .rounding import ABSOLUTE, RELATIVE
+from .verification import verify
 
 MOST_BYTES = 2**31 - 2**20  # a protobuf message ends at 2 GiB; the nodes take some of it
 

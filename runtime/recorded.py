@@ -69,8 +69,8 @@ class Verification(_Read):
     rows: int
     real_rows: int
     onnxruntime: str
-    provider: str
-    bound: dict[str, float]
+    providers: list[str]
+    bound: dict[str, float | str]
     outputs: dict[str, Agreement]
 
 

@@ -262,7 +262,8 @@ def _export(run: Recorded) -> str:
         return "<p>Nothing was exported yet: <code>nnc export</code> does, and verifies it.</p>" if run.finished else ""
     within = f"{found.bound['absolute']:.0e} + {found.bound['relative']:.0e} of the value" if {"absolute", "relative"} <= found.bound.keys() else "the bound"
     text = (f"{found.file}, {bytes_of(found.bytes)}, opset {found.opset}: {'verified' if found.passed else 'not verified'} with onnxruntime "
-            f"{found.onnxruntime} ({found.provider}) on {found.rows:,} rows, {found.real_rows:,} of them kept from the data, within {within}.")  # fmt: skip
+            f"{found.onnxruntime} ({', '.join(found.providers)}) on {found.rows:,} rows, {found.real_rows:,} of them kept from the data, "
+            f"within {within}.")  # fmt: skip
     rows = [[name, "yes" if o.passed else "no", _tiny(o.absolute), _tiny(o.relative), f"{o.argmax_agreement:.2%}" if o.argmax_agreement is not None else "",
              f"{o.undecided:,}"] for name, o in found.outputs.items()]  # fmt: skip
     return f"<p>{escape(text)}</p>\n" + _table(["output", "agrees", "largest difference", "relative", "same decision", "undecided"], rows)

@@ -132,8 +132,10 @@ RUNTIME = {
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
     "absorb": "kernels nnc.compiler.ir",
-    "verification": "device kernels executor nnc.compiler.ir nnc.compiler.plan",
-    "export": "absorb device kernels executor files machine verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
+    "edge_rows": "kernels nnc.compiler.ir",
+    "rounding": "edge_rows executor kernels nnc.compiler.ir",
+    "verification": "device edge_rows executor kernels rounding nnc.compiler.ir nnc.compiler.plan",
+    "export": "absorb device edge_rows kernels executor files machine rounding verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment nnc.compiler.interface nnc.compiler.program",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
     "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "

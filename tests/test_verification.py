@@ -18,7 +18,9 @@ from nnc.compiler.onnx_lowering import LOWERINGS
 from nnc.runtime import export as exporting
 from nnc.runtime import verification
 from nnc.runtime.device import EngineRefusal
-from nnc.runtime.verification import EDGE_ROWS, verification_rows, verify
+from nnc.runtime.edge_rows import EDGE_ROWS, verification_rows
+from nnc.runtime.rounding import trust
+from nnc.runtime.verification import verify
 
 TEXT = """
 network(age: float32[1], job: float32[3]) { return p = concat(age, job) -> dense(4) -> dense(2) -> softmax }
@@ -250,7 +252,7 @@ def test_a_large_network_is_run_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     model = made("network(x: float32[4]) { return x -> dense(64) -> tanh -> dense(2) -> softmax }")
     rows = {"x": np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)}
     whole = model.export_onnx(tmp_path / "m.onnx", rows)
-    assert {s["batch"] for s in whole["settings"]} == {1, 50 + EDGE_ROWS}
+    assert {s["batch"] for s in whole["settings"]} == {1, 7, 50 + EDGE_ROWS}
     monkeypatch.setattr(verification, "ARENA_BYTES", 8 * 1024)
     pieces = model.export_onnx(tmp_path / "m.onnx", rows)
     assert 1 < max(s["batch"] for s in pieces["settings"]) < 50
@@ -286,13 +288,46 @@ def test_the_report_is_complete_and_plain_json(tmp_path: Path) -> None:
     report = made(TEXT).export_onnx(tmp_path / "m.onnx", rows)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert (report["passed"], report["rows"], report["real_rows"], report["edge_rows"]) == (True, 3 + EDGE_ROWS, 3, EDGE_ROWS)
-    assert report["bound"] == {"absolute": 1e-5, "relative": 1e-4, "rounding": 8.0}
+    assert {key: report["bound"][key] for key in ("absolute", "relative", "rounding", "unit")} == {
+        "absolute": 1e-5, "relative": 1e-4, "rounding": 8.0, "unit": 2.0**-24,
+    }  # fmt: skip
     total = 3 + EDGE_ROWS
-    assert report["settings"] == [{"batch": b, "optimisations": o} for b in (1, total) for o in ("off", "on")]
-    assert (report["provider"], report["onnxruntime"]) == ("CPUExecutionProvider", onnxruntime.__version__)
+    on_cpu = [{key: s[key] for key in ("batch", "optimisations")} for s in report["settings"] if s["provider"] == "CPUExecutionProvider"]
+    assert on_cpu == [{"batch": b, "optimisations": o} for b in (1, 7, total) for o in ("off", "on")]
+    assert report["onnxruntime"] == onnxruntime.__version__
+    assert report["providers"][0] == "CPUExecutionProvider"
+    assert ("CUDAExecutionProvider" in report["providers"]) != ("CUDAExecutionProvider" in report["absent"])
     assert report["bytes"] == (tmp_path / "m.onnx").stat().st_size
     p, sick = report["outputs"]["p"], report["outputs"]["sick"]
     assert 0 <= p["absolute"] < 1e-5
     assert 0 <= p["relative"] < 1e-4
-    assert p["compared"] + p["undecided"] == sick["compared"] + sick["undecided"] == 4 * total
+    assert p["compared"] + p["undecided"] == sick["compared"] + sick["undecided"] == 2 * 3 * total * len(report["providers"])
     assert p["argmax_agreement"] == sick["argmax_agreement"] == 1
+
+
+# Arithmetic that is coarser than float32
+
+
+def in_tf32(array: Any) -> Any:
+    """Rounded to the eleven bits that a GPU's tensor cores take of a float32."""
+    return ((array.astype(np.float32).view(np.uint32) + 0x1000) & 0xFFFFE000).view(np.float32)
+
+
+@pytest.mark.parametrize("layers", ["dense(64) -> tanh -> dense(3)", "dense(200) -> relu -> dense(200) -> relu -> dense(3)"])
+def test_what_tf32_does_to_a_network_is_within_its_bound_and_little_more(layers: str) -> None:
+    model = made(f"network(x: float32[50]) {{ return y = x -> {layers} }}")
+    graph, arrays = model.serving()
+    rows = verification_rows(graph, {"x": np.random.default_rng(0).normal(size=(100, 50)).astype(np.float32)})
+    value = rows.arrays["x"]
+    weights = [name for name in model.parameters if name.endswith("weight")]
+    for place, name in enumerate(weights):
+        value = in_tf32(value) @ in_tf32(arrays[name]) + arrays[name.replace("weight", "bias")]
+        if place < len(weights) - 1:
+            value = np.tanh(value) if "tanh" in layers else np.maximum(value, 0)
+    distance = np.abs(value - model.predict(rows.arrays)["y"]).max(1)
+    for coarse in (False, True):
+        allowed = trust(graph, arrays, rows, rows.total, tf32=coarse)["y"]
+        within = distance <= 1e-5 + 1e-4 * np.abs(value).min(1) + allowed.rounding
+        assert within[allowed.decided].all() == coarse
+        if coarse:
+            assert np.median(allowed.rounding) < 100 * np.median(distance), "a bound that lets a wrong result through is none"
