@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from .ir import TensorType, Value, apply
@@ -56,6 +56,11 @@ def bundles(
     flat = [Bundle(f"theta{i}", tuple(found), key[0], key[1]) for i, (key, found) in enumerate(grouped.items())]
     by_rows = [Bundle(f"theta{i}", (p,), rate(p.name), decay and p.decays, sparse=True) for i, p in enumerate(tables, len(flat))]
     return (*flat, *by_rows)
+
+
+def apart(groups: Sequence[Bundle]) -> tuple[Bundle, ...]:
+    """Each parameter as a bundle of its own, under its own name."""
+    return tuple(replace(bundle, name=p.name, parameters=(p,)) for bundle in groups for p in bundle.parameters)
 
 
 def flat_variable(bundle: Bundle, dtype: str) -> Value:

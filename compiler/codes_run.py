@@ -111,9 +111,10 @@ CODES: dict[str, Code] = {
     "E708": Code(
         "the engine `{engine}` is not there",
         """
-        NNC_ENGINE chooses what runs the steps of a training: `numpy`, which is always there, or `fast`, which compiles
-        loops with numba and comes with `pip install 'nnc-lang[fast]'`. Without the variable the fast one is used where
-        numba is installed. Both compute the same to rounding.
+        --engine, or the variable NNC_ENGINE, chooses what runs the steps of a training: `numpy`, which is always there;
+        `fast`, which compiles loops with numba and comes with `pip install 'nnc-lang[fast]'`; `onnxruntime`, on the CPU or
+        with --device cuda on a GPU. Without a choice it is the fast one where numba is installed. All compute the same to
+        rounding.
         """,
     ),
     "E709": Code(
@@ -124,6 +125,14 @@ CODES: dict[str, Code] = {
         built with, and a kernel for every node of the graph. `nnc doctor` says what is missing on this machine.
 
             pip install 'onnxruntime-gpu[cuda,cudnn]'     the libraries, where the system has none
+        """,
+    ),
+    "E710": Code(
+        "onnxruntime cannot run the training steps",
+        """
+        With --engine onnxruntime a whole step, forward, backward and update, is one ONNX graph. newton, hessian_free,
+        conjugate_gradient and lbfgs evaluate the objective as often as each step needs, so theirs is none. Others are
+        refused where onnxruntime has no kernel, as for some operators in float64.
         """,
     ),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import TensorProto, checker, defs, helper, numpy_helper, shape_inference
 
 from .ir import Batch, Graph, TensorType, Value
-from .onnx_lowering import LOWERINGS
+from .onnx_lowering import LOWERINGS, Body
 
 DTYPES = {
     "float32": TensorProto.FLOAT,
@@ -59,17 +59,18 @@ def ir_version(opset: int) -> int:
 
 
 class GraphEmitter:
-    """Collects nodes and constants (onnx_lowering.Emitter)."""
+    """Collects nodes and constants (onnx_lowering.Emitter). One for the body of a Scan has a list of nodes of its own, and the rest is its `parent`'s."""
 
-    def __init__(self, opset: int, notes: Notes):
-        self.opset = opset
-        self.notes = notes
+    def __init__(self, opset: int, notes: Notes, parent: GraphEmitter | None = None):
+        self.opset, self.notes, self.parent = opset, notes, parent
         self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self.known: dict[Any, str] = {}
-        self.taken: dict[str, int] = {}
-        self.origin = ""
-        self.domains: set[str] = set()
+        self.constants: list[Any] = parent.constants if parent else []
+        self.known: dict[Any, str] = parent.known if parent else {}
+        self.taken: dict[str, int] = parent.taken if parent else {}
+        self.origin: str = parent.origin if parent else ""
+        self.domains: set[str] = parent.domains if parent else set()
+        self.parts: dict[str, list[str]] = {}
+        self.sampled: tuple[str, int] | None = None  # an input, and how many times the batch its first axis is
 
     def fresh(self, wanted: str) -> str:
         """A name of its own: the wanted one, or with a number behind it."""
@@ -86,6 +87,70 @@ class GraphEmitter:
         self.domains.add(domain)
         return name
 
+    def several(self, op: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
+        name = self.fresh(f"{self.origin}/{op}" if self.origin else op)
+        outputs = [name, *(self.fresh(f"{name}:{i}") for i in range(1, count))]
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=name, **attributes))
+        return outputs
+
+    def scan(self, dtype: str, states: Sequence[str], sequences: Sequence[str], body: Body, *, reverse: bool) -> list[str]:
+        inner = GraphEmitter(self.opset, self.notes, self)
+        before, elements = ([inner.fresh(f"{self.origin}/{what}") for _ in given] for what, given in (("state", states), ("element", sequences)))
+        after, results = body(inner, before, elements)
+        results = [inner.node("Identity", name) for name in results]  # a state may be a result too
+        kind = DTYPES[dtype]
+        inputs, outputs = ([helper.make_tensor_value_info(n, kind, None) for n in names] for names in (before + elements, after + results))
+        graph = helper.make_graph(inner.nodes, inner.fresh(f"{self.origin}/body"), inputs, outputs)
+        found = self.several(
+            "Scan", *states, *sequences, count=len(after) + len(results), body=graph, num_scan_inputs=len(sequences),
+            scan_input_directions=[int(reverse)] * len(sequences), scan_output_directions=[int(reverse)] * len(results),
+        )  # fmt: skip
+        return found[len(after) :]
+
+    @property
+    def batch(self) -> str:
+        if self.parent is not None:
+            return self.parent.batch
+        if "batch" not in self.known:
+            assert self.sampled is not None, "no input has the batch on its first axis"
+            source, factor = self.sampled
+            size = self.node("Shape", source, start=0, end=1)
+            self.known["batch"] = size if factor == 1 else self.node("Div", size, self.tensor([factor], "int64", [1]))
+        return self.known["batch"]
+
+    def output(self, name: str, operator: str, *inputs: str) -> None:
+        """Append what gives an output of the graph, under its name."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], name=self.fresh(f"output/{name}")))
+
+    def initialiser(self, name: str, array: Any) -> str:
+        """Append an array of the host."""
+        chosen = self.fresh(name)
+        self.constants.append(numpy_helper.from_array(array, chosen))
+        return chosen
+
+    def model(self, name: str, inputs: Mapping[str, TensorType], outputs: Mapping[str, TensorType], metadata: Mapping[str, str]) -> Any:
+        """The model proto of what the outputs need, checked in full. Raises Malformed where onnx does not accept it."""
+        nodes, used = _needed(self.nodes, list(outputs))
+        given, made = ([self._info(n, kind) for n, kind in ports.items()] for ports in (inputs, outputs))
+        constants = [tensor for tensor in self.constants if tensor.name in used]
+        proto = helper.make_graph(nodes, name, given, made, constants, doc_string=self.notes.graph or None)
+        opsets = [helper.make_opsetid("", self.opset)]
+        if "ai.onnx.ml" in self.domains:
+            opsets.append(helper.make_opsetid("ai.onnx.ml", ML_OPSET))
+        about = {"producer_name": "nnc", "doc_string": self.notes.graph}
+        model = helper.make_model(proto, opset_imports=opsets, ir_version=ir_version(self.opset), **about)
+        helper.set_model_props(model, dict(metadata))
+        try:
+            checker.check_model(model, full_check=True)
+        except (checker.ValidationError, shape_inference.InferenceError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise Malformed(f"onnx's checker does not accept the file: {first[:200]}") from error
+        return model
+
+    def _info(self, name: str, kind: TensorType) -> Any:
+        shape = [BATCH if isinstance(d, Batch) else d for d in kind.shape]
+        return helper.make_tensor_value_info(name, DTYPES[kind.dtype], shape, doc_string=self.notes.ports.get(name, ""))
+
     def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
         key = (repr(values), dtype, tuple(shape) if shape is not None else None)  # repr: 0.0 and -0.0 are equal and differ
         if key not in self.known:
@@ -94,6 +159,18 @@ class GraphEmitter:
             self.constants.append(helper.make_tensor(name, DTYPES[dtype], list(shape or []), flat))
             self.known[key] = name
         return self.known[key]
+
+
+def _needed(nodes: list[Any], outputs: list[str]) -> tuple[list[Any], set[str]]:
+    """The nodes that the outputs depend on, and every name that those read."""
+    used = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if not used.isdisjoint(node.output):
+            kept.append(node)
+            used.update(node.input)
+            used.update(name for attribute in node.attribute for inner in attribute.g.node for name in inner.input)
+    return kept[::-1], used
 
 
 def require(operator: str, domain: str, opset: int) -> None:
@@ -125,7 +202,6 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
     told = notes or Notes()
     emit = GraphEmitter(opset, told)
     names: dict[Value, str] = {}
-    initialisers = []
     inputs = graph.leaves("input")
     for reserved in (*graph.outputs, *inputs):
         emit.fresh(reserved)
@@ -137,9 +213,8 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
             case "input":
                 names[value] = value.name
             case "variable":
-                names[value] = emit.fresh(value.name)
                 array = arrays[value.name].reshape(-1) if value in biases else arrays[value.name]
-                initialisers.append(numpy_helper.from_array(array, names[value]))
+                names[value] = emit.initialiser(value.name, array)
             case "constant":
                 names[value] = emit.tensor(value.attributes["value"], value.dtype)
             case _ if value in inside:
@@ -152,31 +227,8 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
                 names[value] = LOWERINGS[linear.op](emit, linear, [names[o] for o in operands])
     emit.origin = ""
     for output, value in graph.outputs.items():
-        emit.nodes.append(helper.make_node("Identity", [names[value]], [output], name=emit.fresh(f"output/{output}")))
-    proto = helper.make_graph(
-        emit.nodes,
-        name,
-        [_info(n, v.type, told) for n, v in inputs.items()],
-        [_info(n, v.type, told) for n, v in graph.outputs.items()],
-        initialisers + emit.constants,
-        doc_string=told.graph or None,
-    )
-    opsets = [helper.make_opsetid("", opset)]
-    if "ai.onnx.ml" in emit.domains:
-        opsets.append(helper.make_opsetid("ai.onnx.ml", ML_OPSET))
-    model = helper.make_model(proto, opset_imports=opsets, ir_version=ir_version(opset), producer_name="nnc", doc_string=told.graph)
-    helper.set_model_props(model, dict(metadata))
-    try:
-        checker.check_model(model, full_check=True)
-    except (checker.ValidationError, shape_inference.InferenceError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise Malformed(f"onnx's checker does not accept the file: {first[:200]}") from error
-    return model
-
-
-def _info(name: str, kind: TensorType, notes: Notes) -> Any:
-    shape = [BATCH if isinstance(d, Batch) else d for d in kind.shape]
-    return helper.make_tensor_value_info(name, DTYPES[kind.dtype], shape, doc_string=notes.ports.get(name, ""))
+        emit.output(output, "Identity", names[value])
+    return emit.model(name, {n: v.type for n, v in inputs.items()}, {n: v.type for n, v in graph.outputs.items()}, metadata)
 
 
 def serialised(model: Any) -> bytes:

@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from .ir import Batch, Shape, Value
+from .ir import Batch, Dim, Shape, Value
+
+Body = Callable[["Emitter", list[str], list[str]], tuple[list[str], list[str]]]
 
 
 class Emitter(Protocol):
+    """What is written into. `parts` keeps, of a tensor, what lies along its first axis, each by itself."""
+
     opset: int
+    parts: dict[str, list[str]]
 
     def node(self, op: str, *inputs: str, place: int = 0, domain: str = "", **attributes: Any) -> str:
         """Append an operator; the name of the output at `place`, those before it are left out."""
@@ -20,6 +25,22 @@ class Emitter(Protocol):
 
     def tensor(self, values: Any, dtype: str, shape: Sequence[int] | None = None) -> str:
         """The name of a constant; a scalar when no shape is given."""
+        ...
+
+    def several(self, op: str, *inputs: str, count: int, **attributes: Any) -> list[str]:
+        """Append an operator; the names of its first outputs."""
+        ...
+
+    def scan(self, dtype: str, states: Sequence[str], sequences: Sequence[str], body: Body, *, reverse: bool) -> list[str]:
+        """Walk through the first axis of the sequences; what the body gives of each step, along a first axis.
+
+        The body gets the names of the states and of a step's elements, and gives the new states and its results.
+        """
+        ...
+
+    @property
+    def batch(self) -> str:
+        """The number of samples, int64[1]."""
         ...
 
 
@@ -30,13 +51,37 @@ def _op(name: str) -> Lowering:
     return lambda emit, value, inputs: emit.node(name, *inputs)
 
 
-def _static(shape: Shape) -> list[int]:
+def static(shape: Shape) -> list[int]:
     """The shape with -1 for the batch."""
     return [-1 if isinstance(d, Batch) else d for d in shape]
 
 
-def _shape(emit: Emitter, dims: Sequence[int]) -> str:
+def sizes(emit: Emitter, dims: Sequence[int]) -> str:
+    """Known integers as a tensor."""
     return emit.tensor(list(dims), "int64", [len(dims)])
+
+
+def shape_of(emit: Emitter, shape: Shape) -> str:
+    """A shape as a tensor; its axes of the batch have their size when the graph runs."""
+    if not any(isinstance(d, Batch) for d in shape):
+        return sizes(emit, static(shape))
+    pieces = [_axis(emit, d) for d in shape]
+    return emit.node("Concat", *pieces, axis=0) if len(pieces) > 1 else pieces[0]
+
+
+def _axis(emit: Emitter, d: Dim) -> str:
+    if not isinstance(d, Batch):
+        return sizes(emit, [d])
+    return emit.batch if d.factor == 1 else emit.node("Mul", emit.batch, sizes(emit, [d.factor]))
+
+
+def zeros(emit: Emitter, dtype: str, shape: Shape) -> str:
+    return emit.node("Expand", emit.tensor(0.0, dtype), shape_of(emit, shape))
+
+
+def reshape_to(emit: Emitter, name: str, shape: Shape) -> str:
+    """At most one axis may be of the batch."""
+    return emit.node("Reshape", name, sizes(emit, static(shape)))
 
 
 def _log1p(emit: Emitter, value: Value, inputs: list[str]) -> str:
@@ -53,14 +98,14 @@ def _cast(emit: Emitter, value: Value, inputs: list[str]) -> str:
 
 def _reduce_sum(emit: Emitter, value: Value, inputs: list[str]) -> str:
     axes = value.attributes["axes"]
-    return emit.node("ReduceSum", inputs[0], _shape(emit, axes), keepdims=int(value.attributes["keepdims"]))
+    return emit.node("ReduceSum", inputs[0], sizes(emit, axes), keepdims=int(value.attributes["keepdims"]))
 
 
 def _reduce_max(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """The axes are an input from opset 18 on, an attribute before."""
     axes, keepdims = value.attributes["axes"], int(value.attributes["keepdims"])
     if emit.opset >= 18:
-        return emit.node("ReduceMax", inputs[0], _shape(emit, axes), keepdims=keepdims)
+        return emit.node("ReduceMax", inputs[0], sizes(emit, axes), keepdims=keepdims)
     return emit.node("ReduceMax", inputs[0], axes=list(axes), keepdims=keepdims)
 
 
@@ -86,32 +131,34 @@ def _on_axis(op: str) -> Lowering:
     return lambda emit, value, inputs: emit.node(op, inputs[0], axis=value.attributes["axis"])
 
 
-def _pads(value: Value) -> list[int]:
+def pads(value: Value) -> list[int]:
     (top, bottom), (left, right) = value.attributes["padding"]
     return [top, left, bottom, right]
 
 
 def _conv2d(emit: Emitter, value: Value, inputs: list[str]) -> str:
     a = value.attributes
-    return emit.node("Conv", *inputs, strides=list(a["stride"]), pads=_pads(value), dilations=list(a["dilation"]), group=a["groups"],
+    return emit.node("Conv", *inputs, strides=list(a["stride"]), pads=pads(value), dilations=list(a["dilation"]), group=a["groups"],
                      kernel_shape=list(value.operands[1].shape[2:]))  # fmt: skip
+
+
+def extra_output(g: Any, size: Any, window: Any, stride: int, padding: tuple[int, int], dilation: int = 1) -> int:
+    """Rows that a transposed convolution must add, because the last stride of the convolution left them over."""
+    return int(size - ((g - 1) * stride - sum(padding) + (window - 1) * dilation + 1))
 
 
 def _conv_transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:
     a = value.attributes
     g, w = value.operands
-    extra = []
-    for i in range(2):
-        reach = (g.shape[2 + i] - 1) * a["stride"][i] - sum(a["padding"][i]) + (w.shape[2 + i] - 1) * a["dilation"][i] + 1  # type: ignore[operator]
-        extra.append(a["size"][i] - reach)
-    return emit.node("ConvTranspose", *inputs, strides=list(a["stride"]), pads=_pads(value), dilations=list(a["dilation"]), group=a["groups"],
+    extra = [extra_output(g.shape[2 + i], a["size"][i], w.shape[2 + i], a["stride"][i], a["padding"][i], a["dilation"][i]) for i in range(2)]
+    return emit.node("ConvTranspose", *inputs, strides=list(a["stride"]), pads=pads(value), dilations=list(a["dilation"]), group=a["groups"],
                      kernel_shape=list(w.shape[2:]), output_padding=extra)  # fmt: skip
 
 
 def _pool(op: str, **more: Any) -> Lowering:
     def lower(emit: Emitter, value: Value, inputs: list[str]) -> str:
         a = value.attributes
-        return emit.node(op, inputs[0], kernel_shape=list(a["window"]), strides=list(a["stride"]), pads=_pads(value), **more)
+        return emit.node(op, inputs[0], kernel_shape=list(a["window"]), strides=list(a["stride"]), pads=pads(value), **more)
 
     return lower
 
@@ -120,8 +167,8 @@ def _reshape(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """0 copies the operand's axis, which keeps the batch's name through shape inference; -1 where it is split or joined."""
     (x,) = value.operands
     kept = [isinstance(d, Batch) and i < x.type.rank and x.shape[i] == d for i, d in enumerate(value.shape)]
-    dims = [0 if same else d for same, d in zip(kept, _static(value.shape), strict=True)]
-    return emit.node("Reshape", inputs[0], _shape(emit, dims))
+    dims = [0 if same else d for same, d in zip(kept, static(value.shape), strict=True)]
+    return emit.node("Reshape", inputs[0], sizes(emit, dims))
 
 
 def _transpose(emit: Emitter, value: Value, inputs: list[str]) -> str:
@@ -134,19 +181,19 @@ def _broadcast_to(emit: Emitter, value: Value, inputs: list[str]) -> str:
     offset = value.type.rank - source.type.rank
     for place, d in enumerate(value.shape):
         assert not isinstance(d, Batch) or (place >= offset and source.shape[place - offset] == d), "Expand to the batch"
-    return emit.node("Expand", inputs[0], _shape(emit, [1 if isinstance(d, Batch) else d for d in value.shape]))
+    return emit.node("Expand", inputs[0], sizes(emit, [1 if isinstance(d, Batch) else d for d in value.shape]))
 
 
 def _slice(emit: Emitter, value: Value, inputs: list[str]) -> str:
     a = value.attributes
-    return emit.node("Slice", inputs[0], *(_shape(emit, [a[k]]) for k in ("start", "stop", "axis")))
+    return emit.node("Slice", inputs[0], *(sizes(emit, [a[k]]) for k in ("start", "stop", "axis")))
 
 
 def _pad(emit: Emitter, value: Value, inputs: list[str]) -> str:
     a, rank = value.attributes, value.type.rank
     pads = [0] * (2 * rank)
     pads[a["axis"]], pads[rank + a["axis"]] = a["before"], a["after"]
-    return emit.node("Pad", inputs[0], _shape(emit, pads))
+    return emit.node("Pad", inputs[0], sizes(emit, pads))
 
 
 def _concat(emit: Emitter, value: Value, inputs: list[str]) -> str:
@@ -156,14 +203,14 @@ def _concat(emit: Emitter, value: Value, inputs: list[str]) -> str:
 def _one_hot(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """Equal against 0..depth-1: OneHot would wrap negative indices."""
     depth = value.attributes["depth"]
-    index = emit.node("Unsqueeze", inputs[0], _shape(emit, [value.type.rank - 1]))
+    index = emit.node("Unsqueeze", inputs[0], sizes(emit, [value.type.rank - 1]))
     return emit.node("Cast", emit.node("Equal", index, emit.tensor(list(range(depth)), "int64", [depth])), to=value.dtype)
 
 
 def _pick(emit: Emitter, value: Value, inputs: list[str]) -> str:
     axis = value.operands[0].type.rank - 1
-    index = emit.node("Unsqueeze", inputs[1], _shape(emit, [axis]))
-    return emit.node("Squeeze", emit.node("GatherElements", inputs[0], index, axis=axis), _shape(emit, [axis]))
+    index = emit.node("Unsqueeze", inputs[1], sizes(emit, [axis]))
+    return emit.node("Squeeze", emit.node("GatherElements", inputs[0], index, axis=axis), sizes(emit, [axis]))
 
 
 _LABEL_KINDS = {"string": "strings", "int64": "int64s", "float32": "floats"}
@@ -197,7 +244,7 @@ def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:
     sequences = value.attributes["sequences"]
     found = emit.node(kind.upper(), first, *inputs[1:], place=0 if sequences else 1, **attributes)
     moved = emit.node("Transpose", found, perm=[2, 0, 1, 3] if sequences else [1, 0, 2])
-    return emit.node("Reshape", moved, _shape(emit, _static(value.shape)))
+    return emit.node("Reshape", moved, sizes(emit, static(value.shape)))
 
 
 def _axis_size(emit: Emitter, value: Value, inputs: list[str]) -> str:

@@ -409,9 +409,9 @@ _define("gather", lambda table, index: table.with_shape((*index.shape, *table.sh
         lambda g, y, table, index: (apply("scatter_add", g, index, rows=table.shape[0]), None))  # fmt: skip
 _define("scatter_add", lambda g, index, rows: g.with_shape((rows, *g.shape[index.rank :])),
         lambda gg, y, g, index: (apply("gather", gg, index), None))  # fmt: skip
-# Each row of g [count, ...] as the sum of all rows of its index: gather(scatter_add(g, index), index), without the table. And a table with some
+# Each row of g [count, ...] as the sum of all rows of its index: gather(scatter_add(g, index, rows), index), without the table. And a table with some
 # rows replaced, those of an index that occurs more than once being equal; the plan writes them over the table.
-_define("coalesce", lambda g, index: g, lambda gg, y, g, index: (apply("coalesce", gg, index), None))
+_define("coalesce", lambda g, index, rows: g, lambda gg, y, g, index: (apply("coalesce", gg, index, **y.attributes), None))
 _define("scatter_update", lambda table, index, rows: table)
 # The position of each element among `keys`, or `default`; keys are strings, integers or floats.
 _define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))

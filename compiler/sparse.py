@@ -93,5 +93,5 @@ def row_gradient(places: Sequence[Value], cotangents: Mapping[Value, Value]) -> 
         g = cotangents[place]
         parts.append(g if g.shape == (count, size) else apply("reshape", g, shape=(count, size)))
     index, g = (v[0] if len(v) == 1 else apply("concat", *v, axis=0) for v in (indices, parts))
-    rows = apply("coalesce", g, index)
+    rows = apply("coalesce", g, index, rows=known[0].operands[0].shape[0])
     return RowGradient(index, rows, dot(rows, g))

@@ -74,7 +74,14 @@ def load(path: str | Path) -> Model | Ensemble:
 
 
 def train(
-    spec: str | Path, *, out: str | Path | None = None, data_root: str | Path | None = None, resume: bool = False, **constants: Any
+    spec: str | Path,
+    *,
+    out: str | Path | None = None,
+    data_root: str | Path | None = None,
+    resume: bool = False,
+    engine: str | None = None,
+    device: str | None = None,
+    **constants: Any,
 ) -> Result | EnsembleResult:
     """What `nnc train` does: data, training, checkpoints; the result holds the model, or the ensemble, and the figures of every split."""
     from .compiler.pipeline import read
@@ -82,4 +89,5 @@ def train(
 
     source = read(Path(spec))
     root = Path(data_root) if data_root is not None else Path(spec).parent
-    return run(source, root, Path(out) if out is not None else Path("runs") / Path(spec).stem, overrides=constants, resume=resume)
+    target = Path(out) if out is not None else Path("runs") / Path(spec).stem
+    return run(source, root, target, overrides=constants, resume=resume, engine=engine, device=device)

@@ -29,6 +29,10 @@ def parser() -> argparse.ArgumentParser:
         of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; the spec's directory by default")
         of.add_argument("--max-bytes", type=int, default=None, metavar="N", help="refuse what would need more memory (default 16 GiB)")
 
+    def engine(of: argparse.ArgumentParser) -> None:
+        of.add_argument("--engine", choices=("numpy", "fast", "onnxruntime"), help="what runs the steps; default: NNC_ENGINE, or fast where numba is")
+        of.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs them; default: cpu")
+
     made = command("check", "find every mistake before anything runs")
     spec(made, many=True)
     made.add_argument("--format", choices=("text", "json", "github"), default="text")
@@ -48,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     spec(made)
     made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
     made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+    engine(made)
 
     made = command("eval", "loss and metrics of a run on every split, or on new labelled rows")
     made.add_argument("run", metavar="RUN")
@@ -78,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     spec(made)
     made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
     made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+    engine(made)
 
     command("explain", "the long explanation of a diagnostic").add_argument("code", metavar="CODE")
     command("doctor", "what this machine offers, and what is wrong with it")

@@ -193,7 +193,7 @@ def _train(options: Namespace) -> Any:
     lines = terminal.Lines()
     try:
         return run(source, _root(options, path), out, overrides=_overrides(options), resume=options.resume, progress=lines.observe(),
-                   max_bytes=_limit(options))  # fmt: skip
+                   max_bytes=_limit(options), engine=options.engine, device=options.device)  # fmt: skip
     finally:
         lines.close()
 

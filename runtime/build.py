@@ -10,7 +10,7 @@ from typing import Any
 from nnc.compiler import pipeline, plan
 
 from .data.dataset import open_data
-from .engine import engine
+from .engine import choose
 from .ensemble import Ensemble
 from .files import TEMPORARY, digest_of, refuse, write_json, write_text
 from .kernels import Array
@@ -93,7 +93,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
         n = train.batch if isinstance(train.batch, int) else model.samples or 1
         write_text(target / "plan.txt", plan.show(plan.plan(model.stepper().graph, n)) + "\n")
         written.append("plan.txt")
-        if engine() == "fast":
+        if choose().name == "fast":
             model.step_program(n)  # its loops are compiled ahead of the training
     write_json(manifest, {"inputs": inputs, "files": {name: digest_of(target / name) for name in written}})
     return [*written, "manifest.json"]

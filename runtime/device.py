@@ -52,18 +52,26 @@ def first_line(error: Exception) -> str:
 
 
 def session(
-    data: bytes, device: str = "cpu", *, optimise: bool = True, tf32: bool = False, whole: bool = True, dimensions: dict[str, int] | None = None
+    data: bytes,
+    device: str = "cpu",
+    *,
+    optimise: bool = True,
+    tf32: bool = False,
+    whole: bool = True,
+    dimensions: dict[str, int] | None = None,
+    threads: int = 0,
 ) -> Any:
     """An InferenceSession of a serialised model in which every node runs on the device; without `whole` the CPU may take some.
 
-    `dimensions` fixes named axes, such as the batch. Raises EngineRefusal where onnxruntime does not load the model; E709 where the device
-    cannot be used, or where it has no kernel for some nodes.
+    `dimensions` fixes named axes, such as the batch; `threads` are those of one operator, 0 for as many as onnxruntime likes. Raises EngineRefusal
+    where onnxruntime does not load the model; E709 where the device cannot be used, or where it has no kernel for some nodes.
     """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is an exception, and becomes a diagnostic
     for name, size in (dimensions or {}).items():
         options.add_free_dimension_override_by_name(name, size)

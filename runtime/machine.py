@@ -8,7 +8,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from .engine import described
 from .threads import blas_libraries
 
 PACKAGES = ("nnc-lang", "numpy", "lark", "pydantic", "safetensors", "threadpoolctl", "numba", "onnx", "onnxruntime-gpu", "onnxruntime")
@@ -33,11 +32,11 @@ def blas() -> dict[str, Any]:
     return {}
 
 
-def environment() -> dict[str, Any]:
-    """What a run's bits depend on, beside its spec, its data and its seed."""
+def environment(engine: str) -> dict[str, Any]:
+    """What a run's bits depend on, beside its spec, its data and its seed: the engine as it describes itself, and the rest."""
     known = versions()
     kept = {name: known[name] for name in ("python", "numpy", "nnc-lang") if name in known}
-    return {"versions": kept, "engine": described(), "blas": blas(), "machine": platform.machine(), "system": platform.system()}
+    return {"versions": kept, "engine": engine, "blas": blas(), "machine": platform.machine(), "system": platform.system()}
 
 
 def cpu() -> str:

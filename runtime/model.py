@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,63 +19,36 @@ from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
 
 from . import solvers
-from .engine import engine
+from .engine import choose
 from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
 from .initial import fill
 from .kernels import Randomness
+from .parameters import Parameters
 
 Array = np.ndarray[Any, Any]
 FORMAT = 1
 
 
-class Parameters(MutableMapping[str, Array]):
-    """Parameters by name. Assignment copies into the model's own memory; shape and finite values are checked."""
-
-    def __init__(self, model: Model):
-        self._model = model
-
-    def __getitem__(self, name: str) -> Array:
-        return self._model.variables[name] if name in self._model.program.inference.parameters else self._missing(name)
-
-    def __setitem__(self, name: str, array: Any) -> None:
-        own = self[name]
-        given = np.asarray(array)
-        if given.shape != own.shape:
-            raise ValueError(f"{name} has the shape {own.shape}, not {given.shape}")
-        if given.dtype.kind not in "fiub":
-            raise ValueError(f"{name} holds numbers, not {given.dtype}")
-        with np.errstate(over="ignore"):
-            cast = given.astype(own.dtype)
-        if not np.isfinite(cast).all():
-            raise ValueError(f"{name} would hold NaN or infinity")
-        own[...] = cast
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError("a model keeps all its parameters")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._model.program.inference.parameters)
-
-    def __len__(self) -> int:
-        return len(self._model.program.inference.parameters)
-
-    def __repr__(self) -> str:
-        return f"{{{', '.join(f'{name!r}: {self[name].dtype}{list(self[name].shape)}' for name in self)}}}"
-
-    def _missing(self, name: str) -> Array:
-        raise KeyError(f"no parameter is called {name!r}; there are {', '.join(self)}")
-
-
 class Model:
-    """Parameters and optimiser state of a program. A batch is a dict of arrays: inputs and targets, batch axis first."""
+    """Parameters and optimiser state of a program. A batch is a dict of arrays: inputs and targets, batch axis first.
+
+    `fast`: steps in compiled loops, by default where they can run and NNC_ENGINE does not say otherwise.
+    """
 
     def __init__(
-        self, program: pipeline.Program, seed: int, learned: Mapping[str, Array] | None = None, samples: int | None = None, root: Path | None = None
+        self,
+        program: pipeline.Program,
+        seed: int,
+        learned: Mapping[str, Array] | None = None,
+        samples: int | None = None,
+        root: Path | None = None,
+        fast: bool | None = None,
     ):
         """`root` is where files of initial values lie; without one, they are about to be replaced."""
         self.program, self.seed, self.samples = program, seed, samples
         self.step_count = 0
+        self._fast = fast
         self.learned = dict(learned or {})
         self.randomness = Randomness(seed)
         self.arena = Arena()
@@ -104,7 +77,7 @@ class Model:
 
     @property
     def parameters(self) -> Parameters:
-        return Parameters(self)
+        return Parameters(self.variables, self.program.inference.parameters)
 
     def state(self) -> dict[str, Array]:
         """Everything that training changes, by name: parameters, running statistics and the optimiser's slots."""
@@ -124,9 +97,14 @@ class Model:
             self._step = self.program.step(self._targets, self.samples)
         return self._step
 
+    def step_apart(self) -> training.Step:
+        """The step with every parameter by itself (training.onnx)."""
+        return self.program.step_apart(self._targets, self.samples)
+
     def _executor(self, key: str, graph: Graph) -> Executor:
         if key not in self._executors:
-            self._executors[key] = Executor(graph, self.known, self.randomness, self.arena, fast=key == "step" and engine() == "fast")
+            fast = key == "step" and (choose().name == "fast" if self._fast is None else self._fast)
+            self._executors[key] = Executor(graph, self.known, self.randomness, self.arena, fast)
         return self._executors[key]
 
     def _fresh(self, batch: Mapping[str, Array]) -> None:

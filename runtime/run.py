@@ -216,7 +216,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return dict(content) if all(isinstance(text, str) for text in texts) else None
 
 
-def begin(run: Run, program: Program, data: Dataset, data_root: Path) -> None:
+def begin(run: Run, program: Program, data: Dataset, data_root: Path, engine: str) -> None:
     """Write what is known before the first step. Program and data are the first member's, of an ensemble."""
     experiment = program.experiment
     assert experiment.train is not None
@@ -231,7 +231,7 @@ def begin(run: Run, program: Program, data: Dataset, data_root: Path) -> None:
         "members": experiment.members,
         "seed": experiment.train.params.seed,
         "constants": experiment.overrides,
-        "environment": environment(),
+        "environment": environment(engine),
     }
     write_json(run.path / "manifest.json", about)
     write_text(run.spec, text)

@@ -30,8 +30,8 @@ from . import loops
 from .data.augment import augment
 from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
+from .engine import Engine, choose
 from .ensemble import Ensemble
-from .executor import Program
 from .files import refuse, write_text
 from .kernels import generator
 from .machine import environment
@@ -40,6 +40,7 @@ from .metrics import Evaluator
 from .model import Model, TrainingFailure, load_with
 from .run import Run, begin
 from .start import start_from
+from .steps import Filled, steps_on
 from .verdict import Verdict, verdict
 from .watch import Watch
 
@@ -121,10 +122,11 @@ class EnsembleResult:
 
 
 class Trainer:
-    def __init__(self, model: Model, data: Dataset, run: Run, progress: Progress):
+    def __init__(self, model: Model, data: Dataset, run: Run, progress: Progress, engine: Engine):
         train = model.program.train
         assert train is not None
-        self.model, self.data, self.run, self.progress, self.train = model, data, run, progress, train
+        self.model, self.data, self.run, self.progress, self.train, self.engine = model, data, run, progress, train, engine
+        self.steps = steps_on(engine, model)
         self.rows = data.splits["train"]
         experiment = model.program.experiment
         balanced = experiment.data.balanced if experiment.data is not None else None
@@ -162,14 +164,14 @@ class Trainer:
         order = self.order(place.epoch)
         data = model.program.experiment.data
         augmented = data.augment if data is not None else ()
-        programs: dict[int, tuple[Program, list[tuple[Array, Array]]]] = {}
+        programs: dict[int, tuple[Filled, list[tuple[Array, Array]]]] = {}
         begun, seen = time.perf_counter(), 0
         with np.errstate(all="ignore"):
             for start in range(place.position, len(order), self.batch):
                 chosen = order[start : start + self.batch]
                 n = len(chosen)
                 if n not in programs:
-                    program = model.step_program(n)
+                    program = self.steps.at(n)
                     programs[n] = program, [(self.data.arrays[name], array) for name, array in program.inputs.items() if name in self.data.arrays]
                 program, feeds = programs[n]
                 for source, target in feeds:
@@ -178,8 +180,9 @@ class Trainer:
                     augment(program.inputs, augmented, model.seed, model.step_count)
                 last = start + n == len(order)
                 if last:
+                    self.steps.settle()
                     self.watch.remember()
-                model.advance(program)
+                program.advance()
                 place.loss_sum += float(program.outputs["loss"]) * n
                 place.position = start + n
                 seen += n
@@ -271,6 +274,7 @@ class Trainer:
 
     def require_finite(self) -> None:
         """E510 if the update made something infinite or NaN: such a state is never saved over a good one."""
+        self.steps.settle()
         for name, array in self.model.state().items():
             if not np.isfinite(array).all():
                 findings = Findings(Source("", ""))
@@ -281,7 +285,7 @@ class Trainer:
     def checkpoint(self) -> None:
         """Save everything that the next step depends on."""
         self.require_finite()
-        self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.lines, "environment": environment()})
+        self.model.save(self.run.last, {"trainer": asdict(self.place), "history": self.lines, "environment": environment(self.engine.described)})
         self.saved_at = time.monotonic()
 
     # The whole
@@ -308,7 +312,7 @@ class Trainer:
             history = [json.loads(line) for line in lines]
         except (KeyError, TypeError, ValueError):
             refuse("E702", "it is no checkpoint of a training", "train again without --resume", path=str(self.run.last))
-        now = environment()
+        now = environment(self.engine.described)
         if before != now:
             changed = [key for key in now if before.get(key) != now[key]]
             self.progress.on_note(f"the environment differs ({', '.join(changed)}): the run goes on, but not bit for bit as before")
@@ -369,9 +373,13 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     max_bytes: int = MAX_BYTES,
+    engine: str | None = None,
+    device: str | None = None,
 ) -> Result | EnsembleResult:
     """Train a spec into a run directory. Raises SpecError where it is refused, TrainingFailure where a value is not finite."""
-    run, observer = Run(out), progress or Progress()
+    run, observer, chosen = Run(out), progress or Progress(), choose(engine, device)
+    if chosen.name == "onnxruntime" and device is None:
+        observer.on_note("onnxruntime runs the steps on the CPU; --device cuda asks for a GPU")
     loops.on_compiling[:] = [lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {loops.folder()}")]
     if resume:
         if not run.first.is_file():
@@ -394,15 +402,15 @@ def train(
         for index, ((program, data), seed) in enumerate(zip(chain((first,), made), seeds(experiment), strict=True), 1):
             if several:
                 observer.on_member(index, experiment.members)
-            model = Model(program, seed, data.learned.arrays, data.rows("train"), root)
-            trainer = Trainer(model, data, run.member(index) if several else run, observer)
+            model = Model(program, seed, data.learned.arrays, data.rows("train"), root, fast=chosen.name == "fast")
+            trainer = Trainer(model, data, run.member(index) if several else run, observer, chosen)
             if resume and trainer.run.last.is_file():
                 trainer.resume(digest)
             else:
                 start_from(model, root)
                 if index == 1 and not resume:
                     run.clear()
-                    begin(run, program, data, root)
+                    begin(run, program, data, root, chosen.described)
                 trainer.begin()
             trainer.train_all()
             if several and trainer.interrupted:  # in the last step of a member: there is more to do

@@ -44,7 +44,10 @@ COMPILER = {
     "workspace": "ir",
     "plan": "ir layout workspace",
     "onnx_lowering": "ir",
+    "onnx_recurrence": "ir onnx_lowering primitives",
+    "onnx_training": "ir onnx_lowering onnx_recurrence",
     "onnx_export": "ir onnx_lowering",
+    "onnx_step": "ir onnx_export onnx_lowering onnx_training",
     "schema": "diagnostics",
     "parquet": "diagnostics schema",
     "images": "diagnostics schema",
@@ -119,8 +122,9 @@ RUNTIME = {
     "vector_math": "",
     "blas": "loops threads",
     "compiled": "loops",
-    "engine": "files loops compiled",
-    "machine": "engine threads",
+    "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
+    "engine": "device files loops compiled",
+    "machine": "threads",
     "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
@@ -130,7 +134,6 @@ RUNTIME = {
     "team": "addresses native threads",
     "fusion": "kernels loops native team nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
-    "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
     "absorb": "kernels nnc.compiler.ir",
     "edge_rows": "kernels nnc.compiler.ir",
     "rounding": "edge_rows executor kernels nnc.compiler.ir",
@@ -138,7 +141,8 @@ RUNTIME = {
     "export": "absorb device edge_rows kernels executor files machine rounding verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment nnc.compiler.interface nnc.compiler.program",
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
-    "model": "kernels executor engine files export initial solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "parameters": "",
+    "model": "kernels executor engine files export initial parameters solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
@@ -168,7 +172,10 @@ RUNTIME = {
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
-    "train": "kernels executor loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start "
+    "onnx_steps": "device files kernels model threads nnc.compiler.ir nnc.compiler.onnx_export nnc.compiler.onnx_step nnc.compiler.onnx_training "
+    "nnc.compiler.training",
+    "steps": "engine executor kernels model onnx_steps",
+    "train": "engine kernels loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
@@ -199,7 +206,7 @@ TOP = {
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
     "onnx": {"nnc.compiler.onnx_export", "nnc.runtime.onnx_file"},
-    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.device"},
+    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.device", "nnc.runtime.engine", "nnc.runtime.onnx_steps"},
     "safetensors": {"nnc.runtime.files"},
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},

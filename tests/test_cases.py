@@ -49,6 +49,7 @@ ELSEWHERE = {
     "E707": "test_columnar.py",
     "E708": "test_fast.py",
     "E709": "test_device.py",
+    "E710": "test_onnx_training.py",
 }
 
 

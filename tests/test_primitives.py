@@ -178,9 +178,9 @@ CASES: dict[str, list[Case]] = {
         Case([normal(3), np.array([0, 0, 0])], lambda g, i: [g.sum(), 0], {"rows": 2}),
     ],
     "coalesce": [
-        Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: (i[:, None] == i) @ g),
-        Case([normal(3, 2), np.array([4, 0, 2])], lambda g, i: g),
-        Case([normal(5, 2), np.array([7, 7, 1, 7, 1])], lambda g, i: (i[:, None] == i) @ g),
+        Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: (i[:, None] == i) @ g, {"rows": 5}),
+        Case([normal(3, 2), np.array([4, 0, 2])], lambda g, i: g, {"rows": 5}),
+        Case([normal(5, 2), np.array([7, 7, 1, 7, 1])], lambda g, i: (i[:, None] == i) @ g, {"rows": 8}),
     ],
     "scatter_update": [
         Case([normal(4, 2), np.array([3, 0]), np.ones((2, 2))], lambda t, i, r: np.stack([r[1], t[1], t[2], r[0]]), slopes=()),

@@ -235,7 +235,7 @@ def test_nothing_to_resume(spec: Path, tmp_path: Path) -> None:
 
 
 def test_another_environment_is_said(stopped: Path, spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "environment", lambda: {"versions": {"numpy": "0.0"}})
+    monkeypatch.setattr(training, "environment", lambda engine: {"versions": {"numpy": "0.0"}})
     said = nnc("train", spec, "-o", stopped, "--resume")
     assert said.status == 0
     assert "the environment differs (versions)" in said.err

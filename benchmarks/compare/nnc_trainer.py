@@ -15,6 +15,7 @@ from workloads import Data, Workload
 
 from nnc.compiler.pipeline import analyse, read
 from nnc.runtime.data.dataset import Dataset, load
+from nnc.runtime.engine import choose
 from nnc.runtime.model import Model
 from nnc.runtime.run import Run
 from nnc.runtime.train import Progress, Trainer
@@ -63,4 +64,4 @@ def prepare(workload: Workload, held: Held, options: frozenset[str]) -> NncTrain
     program = analyse(read(workload.spec), root=folder)  # again: `place` is not timed, and a compiler's time counts
     assert program.train is not None
     model = Model(program, program.train.seed, dataset.learned.arrays, dataset.rows("train"), folder)
-    return NncTraining(EpochsOnly(model, dataset, Run(folder / "run"), Progress()))
+    return NncTraining(EpochsOnly(model, dataset, Run(folder / "run"), Progress(), choose()))
