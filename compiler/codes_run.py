@@ -54,6 +54,13 @@ CODES: dict[str, Code] = {
         is something else, or a part of one, as an interrupted download leaves it. Nothing of it was run.
         """,
     ),
+    "E612": Code(
+        "the model of `{path}` cannot be run",
+        """
+        onnxruntime did not load the exported file, or did not run it on the rows that it was given: it is older than
+        the operators of the file, or a row holds a value that the network has no place for.
+        """,
+    ),
     "E701": Code(
         "cannot write `{path}`",
         """

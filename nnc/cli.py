@@ -61,9 +61,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--format", choices=("text", "json"), default="text")
 
     made = command("predict", "predictions for a file of raw rows")
-    made.add_argument("run", metavar="RUN")
+    made.add_argument("model", metavar="RUN", help="a run, or a bundle that `nnc export` wrote")
     made.add_argument("input", metavar="INPUT", help="rows with the columns of the source: .csv, .parquet or .npz, or a folder of images")
     made.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv, .parquet or .npz file")
+    made.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs a bundle's model; default: cpu")
 
     made = command("export", "the verified ONNX model of a run")
     made.add_argument("run", metavar="RUN")

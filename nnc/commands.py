@@ -254,16 +254,27 @@ def eval(options: Namespace) -> int:
 
 
 def predict(options: Namespace) -> int:
+    from .runtime.bundle import open_bundle
+    from .runtime.files import refuse
+    from .runtime.predict import of_model
     from .runtime.predict import predict as write_predictions
-    from .runtime.run import Run
+    from .runtime.run import Run, is_run
 
-    model = Run(Path(options.run)).model()
+    path = Path(options.model)
+    if not is_run(path) and (path / "manifest.json").is_file():
+        from .runtime.deployed import of_bundle
+
+        by = of_bundle(open_bundle(path), options.device or "cpu")
+    else:
+        by = of_model(Run(path).model())
+        if options.device == "cuda":
+            refuse("E709", f"{path} is a run, and NumPy predicts for runs", "export it, and predict with the bundle", device="cuda")
     drawn = terminal.Rows()
     try:
-        rows = write_predictions(model, Path(options.input), Path(options.out), drawn)
+        rows = write_predictions(by, Path(options.input), Path(options.out), drawn)
     finally:
         drawn.close()
-    print(f"{options.out}: {rows:,} rows")
+    print(f"{options.out}: {rows:,} rows, by {by.engine}")
     return 0
 
 

@@ -19,7 +19,7 @@ def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | N
     """Write the bundle of what a run trained; the report of its verification. Nothing is written where a check fails."""
     require_replaceable(directory)
     found = exported(model.program, *model.serving(), run.rows(), opset=opset)
-    write_bundle(directory, found.name, found.file, files(found, model), provenance(run))
+    write_bundle(directory, found.name, found.file, files(found, model), provenance(run, model))
     return found.report
 
 
@@ -33,13 +33,14 @@ def files(found: Exported, model: Model | Ensemble) -> dict[str, bytes]:
     }
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """What the model was made of: enough to make it again, given the data."""
+def provenance(run: Run, model: Model | Ensemble) -> dict[str, Any]:
+    """What the model was made of: enough to make it again, given the data, and to read rows for it."""
     known = run.manifest()
     name = Path(known["spec"]["name"]).name.encode("utf-8", "replace").decode()  # where it lay is nobody's business
     kept = {key: known[key] for key in ("split", "members", "seed", "constants", "environment")}
     data = {key: known["data"][key] for key in ("sha256", "rows")}
-    return {"spec": known["spec"] | {"name": name}, "data": data, **kept, "versions": versions()}
+    read = {key: model.members[0].about()[key] for key in ("schema", "classes")}
+    return {"spec": known["spec"] | {"name": name}, "data": data, **kept, **read, "versions": versions()}
 
 
 def _json(content: Any) -> bytes:

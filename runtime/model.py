@@ -377,7 +377,7 @@ def _schema_out(schema: Schema) -> dict[str, Any]:
     return {"columns": columns, "rows": schema.rows}
 
 
-def _schema_in(content: Mapping[str, Any]) -> Schema:
+def schema_in(content: Mapping[str, Any]) -> Schema:
     columns = {
         name: ColumnSchema(c["dtype"], tuple(c["shape"]), tuple(c["classes"]) if c["classes"] is not None else None)
         for name, c in content["columns"].items()
@@ -400,7 +400,7 @@ def made_again(arrays: Mapping[str, Array], about: Mapping[str, Any], path: Path
         seed, step_count = int(about["seed"]), int(about["step"])
         samples = None if about["samples"] is None else int(about["samples"])
         classes = {name: tuple(found) for name, found in about["classes"].items()}
-        schema = None if about["schema"] is None else _schema_in(about["schema"])
+        schema = None if about["schema"] is None else schema_in(about["schema"])
         program = pipeline.analyse(source, root=None, overrides=overrides, schema=schema, learned=classes)
         learned = {name: array for name, array in arrays.items() if name.startswith("data/")}
         _check_learned(program, learned)

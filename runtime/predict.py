@@ -1,16 +1,19 @@
-"""Predictions for a file of raw rows, chunk by chunk, with the graph that an export writes down."""
+"""Predictions for a file of raw rows, chunk by chunk, from the graph of a run or from an exported file (deployed.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnc.compiler.experiment import Experiment
 from nnc.compiler.ir import TensorType, concrete
 
-from .data.rows import served
+from .data.dataset import Learned
+from .data.rows import preparations, served
 from .ensemble import Ensemble
 from .executor import Arena, Executor
 from .kernels import Array, Randomness
@@ -18,24 +21,43 @@ from .model import Model
 from .result_files import Kind, write_results
 
 
-def predict(model: Model | Ensemble, source: Path, target: Path, progress: Callable[[int], None] = lambda rows: None) -> int:
-    """Write outputs and decisions of every row; the number of rows. `progress` is told how many rows more are done."""
+@dataclass(frozen=True)
+class Predictor:
+    """`compute` gives outputs for raw inputs; the experiment says how files hold them, `preparations` what data steps have learned."""
+
+    experiment: Experiment
+    dtype: str
+    preparations: Sequence[Learned]
+    inputs: Mapping[str, TensorType]
+    outputs: Mapping[str, TensorType]
+    compute: Callable[[dict[str, Array]], Mapping[str, Array]]
+    engine: str
+
+
+def of_model(model: Model | Ensemble) -> Predictor:
+    """Outputs and decisions of what was trained, by the NumPy runtime."""
     graph, variables = model.serving(decisions=True, dtype=model.program.dtype)
+    inputs = {name: value.type for name, value in graph.leaves("input").items()}
+    outputs = {name: value.type for name, value in graph.outputs.items()}
     executor = Executor(graph, variables, Randomness(0), Arena())
-    kinds = {name: value.type for name, value in graph.leaves("input").items()}
+    return Predictor(model.program.experiment, model.program.dtype, preparations(model), inputs, outputs, executor.run, "NumPy on the CPU")
+
+
+def predict(by: Predictor, source: Path, target: Path, progress: Callable[[int], None] = lambda rows: None) -> int:
+    """Write the outputs for every row; the number of rows. `progress` is told how many rows more are done."""
 
     def found() -> Iterator[dict[str, Array]]:
-        for chunk in served(model, source, kinds):
-            outputs = executor.run(chunk.raw)
-            yield beside(chunk.labels, outputs)
+        for chunk in served(by.experiment, source, by.inputs, by.dtype, by.preparations):
+            outputs = by.compute(chunk.raw)
+            yield _beside(chunk.labels, outputs)
             progress(len(next(iter(outputs.values()))))
 
-    return write_results(found(), {name: _kind(value.type) for name, value in graph.outputs.items()}, target)
+    return write_results(found(), {name: _kind(kind) for name, kind in by.outputs.items()}, target)
 
 
-def beside(labels: dict[str, list[Any]], outputs: dict[str, Array]) -> dict[str, Array]:
+def _beside(labels: Mapping[str, list[Any]], outputs: Mapping[str, Array]) -> dict[str, Array]:
     """What is told about rows (files of images, or the last rows that windows see), under names that no output has, and the outputs."""
-    return {f"{name}_" if name in outputs else name: _label(values) for name, values in labels.items()} | outputs
+    return {f"{name}_" if name in outputs else name: _label(values) for name, values in labels.items()} | dict(outputs)
 
 
 def _label(values: list[Any]) -> Array:

@@ -206,6 +206,11 @@ class Run:
         return model
 
 
+def is_run(path: Path) -> bool:
+    """Whether something was trained in a directory; its files may have been damaged since."""
+    return Run(path).first.is_file() or Run(path).ensemble.is_file()
+
+
 def _manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a run; None for what is none, such as another program's manifest.json."""
     try:

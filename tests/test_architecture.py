@@ -157,12 +157,13 @@ RUNTIME = {
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
     "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.experiment nnc.compiler.operation nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
-    "data.row_files": "kernels model ensemble data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.experiment nnc.compiler.images "
+    "data.row_files": "kernels data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.experiment nnc.compiler.images "
     "nnc.compiler.ops.sources nnc.compiler.parquet nnc.compiler.schema",
     "data.rows": "kernels model ensemble data.dataset data.row_files data.splits nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
-    "nnc.compiler.prepare",
+    "nnc.compiler.experiment nnc.compiler.prepare",
     "result_files": "files data.shortest nnc.compiler.diagnostics nnc.compiler.parquet",
-    "predict": "kernels executor model ensemble data.rows result_files nnc.compiler.ir",
+    "predict": "kernels executor model ensemble data.dataset data.rows result_files nnc.compiler.ir nnc.compiler.experiment",
+    "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.pipeline",
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
@@ -194,7 +195,7 @@ TOP = {
     "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.onnx_file nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
     "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
-    "nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict "
+    "nnc.runtime.bundle nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict nnc.runtime.deployed "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.deploy nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
     "nnc.runtime.onnx_file nnc.runtime.graph_picture "
     "nnc.runtime.doctor",

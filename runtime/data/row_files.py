@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.diagnostics import Refusal, did_you_mean
-from nnc.compiler.experiment import Data, DataName
+from nnc.compiler.experiment import Data, DataName, Experiment
 from nnc.compiler.images import Images, labelled, unlabelled
 from nnc.compiler.ops.sources import text_params
 from nnc.compiler.parquet import parquet_schema
 from nnc.compiler.schema import SEPARATORS, ColumnSchema, Files, array_schema, npz_members, read_text, separator_of
-from nnc.runtime.ensemble import Ensemble
 from nnc.runtime.kernels import Array
-from nnc.runtime.model import Model
 
 from .columnar import parquet_batches, pixels
 from .delimited import Delimited, NoNumber
@@ -41,18 +39,18 @@ class Chunk:
     labels: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def read(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
+def read(experiment: Experiment, path: Path, names: list[str]) -> Iterator[Chunk]:
     """The rows of a file, for these data names."""
-    data = model.program.experiment.data
+    data = experiment.data
     if path.is_dir():
-        return _from_folder(model, path, names)
+        return _from_folder(experiment, path, names)
     if path.suffix == ".npz":
-        return _from_npz(model, path, names)
+        return _from_npz(experiment, path, names)
     if path.suffix == ".parquet" or (data is not None and data.source.name == "parquet" and path.suffix not in (".csv", ".tsv")):
-        return _from_parquet(model, path, names)
+        return _from_parquet(experiment, path, names)
     if data is not None and data.source.name == "text":
         return _from_plain(path, names)
-    return _from_text(model, path, names)
+    return _from_text(experiment, path, names)
 
 
 def series_column(data: Data | None) -> str | None:
@@ -63,14 +61,14 @@ def series_column(data: Data | None) -> str | None:
 # Arrays
 
 
-def _from_npz(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
+def _from_npz(experiment: Experiment, path: Path, names: list[str]) -> Iterator[Chunk]:
     array_schema(npz_members(Files(path.parent, ROWS_WANTED).path(path.name)), path.name)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=path.name, help="write it with numpy.savez") from None
-    data = model.program.experiment.data
+    data = experiment.data
     found = {}
     for name in names:
         entry = data.names.get(name) if data is not None else None
@@ -96,11 +94,11 @@ def _row_of(start: int, path: Path) -> Callable[[int], str]:
 # Parquet
 
 
-def _from_parquet(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
-    data = model.program.experiment.data
+def _from_parquet(experiment: Experiment, path: Path, names: list[str]) -> Iterator[Chunk]:
+    data = experiment.data
     file = Files(path.parent, ROWS_WANTED).path(path.name)
     schema = parquet_schema(file)
-    chosen = {name: _places(model, name, [*schema.columns], path) for name in names}
+    chosen = {name: _places(experiment, name, [*schema.columns], path) for name in names}
     for name, columns in chosen.items():
         text = _is_text(data, name)
         for column in columns:
@@ -119,9 +117,9 @@ def _from_parquet(model: Model | Ensemble, path: Path, names: list[str]) -> Iter
 # Images
 
 
-def _from_folder(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
+def _from_folder(experiment: Experiment, path: Path, names: list[str]) -> Iterator[Chunk]:
     """Images of a folder, and the classes of its folders where labels are wanted."""
-    data = model.program.experiment.data
+    data = experiment.data
     if data is None or data.source.name != "image_folder":
         raise Refusal("E410", label="it is a directory", path=str(path), help="give a file of rows")
     columns = {name: data.names[name].columns[0] for name in names}
@@ -151,13 +149,13 @@ def _from_plain(path: Path, names: list[str]) -> Iterator[Chunk]:
     yield Chunk(dict.fromkeys(names, points), lambda row: f"character {row + 1} of {path.name}")
 
 
-def _from_text(model: Model | Ensemble, path: Path, names: list[str]) -> Iterator[Chunk]:
-    data = model.program.experiment.data
+def _from_text(experiment: Experiment, path: Path, names: list[str]) -> Iterator[Chunk]:
+    data = experiment.data
     given = text_params(data.source) if data is not None else None
     separator = given.separator if given is not None else "\t" if path.suffix == ".tsv" else ","
     file = Files(path.parent, ROWS_WANTED).path(path.name)
     source = Delimited(file, separator, given.header if given is not None else True, given.gone if given is not None else ())
-    chosen = {name: _places(model, name, source.names, path) for name in names}
+    chosen = {name: _places(experiment, name, source.names, path) for name in names}
     group = series_column(data)
     group = group if group in source.names else None
     texts = {column for name, columns in chosen.items() for column in columns if _is_text(data, name)}
@@ -200,12 +198,12 @@ def _is_text(data: Data | None, name: str) -> bool:
     return data is not None and entry is not None and data.schema.columns[entry.columns[0]].dtype == "string"
 
 
-def _places(model: Model | Ensemble, name: str, columns: list[str], path: Path) -> list[str]:
+def _places(experiment: Experiment, name: str, columns: list[str], path: Path) -> list[str]:
     """The columns of the file that make a raw input."""
-    data: Data | None = model.program.experiment.data
+    data = experiment.data
     entry: DataName | None = data.names.get(name) if data is not None else None
     if data is None or entry is None:
-        declared = next(i for i in model.program.experiment.network.inputs if i.name == name)
+        declared = next(i for i in experiment.network.inputs if i.name == name)
         wanted = _spread(name, ColumnSchema("float", declared.shape), columns)
     else:
         first = data.schema.columns[entry.columns[0]]

@@ -7,7 +7,7 @@ are windows they are cut from the file's rows.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.diagnostics import Findings, Refusal
+from nnc.compiler.experiment import Experiment
 from nnc.compiler.ir import TensorType
 from nnc.compiler.prepare import raw_type
 from nnc.compiler.source import Source
@@ -30,15 +31,15 @@ from .splits import starts_of
 Kinds = Mapping[str, TensorType]
 
 
-def raw_chunks(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[Chunk]:
+def raw_chunks(experiment: Experiment, path: Path, kinds: Kinds) -> Iterator[Chunk]:
     """The raw inputs of the given types. Raises SpecError for a file that does not fit."""
-    data = model.program.experiment.data
+    data = experiment.data
     windows = {name: data.names[name].window for name in kinds if data is not None and name in data.names and data.names[name].window is not None}
     try:
         if windows:
-            yield from _cut(read(model, path, list(kinds)), windows, kinds, path)
+            yield from _cut(read(experiment, path, list(kinds)), windows, kinds, path)
             return
-        for chunk in read(model, path, list(kinds)):
+        for chunk in read(experiment, path, list(kinds)):
             yield replace(chunk, raw={name: _shaped(name, array, kinds[name]) for name, array in chunk.raw.items()})
     except Refusal as refusal:
         findings = Findings(Source(str(path), ""))
@@ -81,17 +82,17 @@ def _cut(chunks: Iterator[Chunk], windows: Mapping[str, Any], kinds: Kinds, path
         yield Chunk({name: windows_of(raw[name], w, chosen) for name, w in windows.items()}, name_of, None, {"row": (chosen + reach).tolist()})
 
 
-def served(model: Model | Ensemble, path: Path, kinds: Kinds) -> Iterator[Chunk]:
-    """Raw inputs for the serving graph; E405 where the network would get what is no number."""
-    data = model.program.experiment.data
-    for chunk in raw_chunks(model, path, kinds):
+def served(experiment: Experiment, path: Path, kinds: Kinds, dtype: str, preparations: Sequence[Learned]) -> Iterator[Chunk]:
+    """Raw inputs for the serving graph; E405 where the network, for one of the preparations, would get what is no number."""
+    data = experiment.data
+    for chunk in raw_chunks(experiment, path, kinds):
         findings = Findings(Source(str(path), ""))
         for name, raw in chunk.raw.items():
             if raw.dtype.kind != "f" or np.isfinite(raw).all():
                 continue
             entry = data.names[name] if data is not None else None
-            for learned in _preparations(model):
-                array = raw if data is None or entry is None else prepared_column(data, entry, raw.astype(model.program.dtype), model.program.dtype, learned)
+            for learned in preparations:
+                array = raw if data is None or entry is None else prepared_column(data, entry, raw.astype(dtype), dtype, learned)
                 found = not_finite(array, entry.columns if entry is not None else (name,), chunk.row_name) if array.dtype.kind == "f" else None
                 if found is not None:
                     findings.add("E405", None, found.label, name=name, what=found.what, help="the spec does not `impute` it: remove the row, or give a number")
@@ -110,9 +111,9 @@ def labelled(model: Model | Ensemble, path: Path) -> Iterator[dict[str, Array]]:
     assert data is not None
     kinds = {name: raw_type(data, entry, model.program.dtype) for name, entry in data.names.items()}
     empty = True
-    for chunk in raw_chunks(model, path, kinds):
+    for chunk in raw_chunks(model.program.experiment, path, kinds):
         empty = False
-        for learned in _preparations(model):
+        for learned in preparations(model):
             prepared = prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, learned, findings)
         yield prepared if len(model.members) == 1 else chunk.raw
     if empty:
@@ -120,7 +121,7 @@ def labelled(model: Model | Ensemble, path: Path) -> Iterator[dict[str, Array]]:
         findings.stop_on_errors()
 
 
-def _preparations(model: Model | Ensemble) -> list[Learned]:
+def preparations(model: Model | Ensemble) -> list[Learned]:
     """What data steps have learned, each time that it differs."""
     members = model.members[:1] if isinstance(model, Ensemble) and model.alike else model.members
     return [Learned(m.learned, dict(m.program.learned or {})) for m in members]
