@@ -3,6 +3,7 @@
     python benchmarks/profile.py specs/mnist_cnn.nn --batch 64 --data-root DIR
 
 A spec without a data section, or one whose data cannot be read, is fed random numbers. `--by op` adds up by primitive, `--by origin` by layer.
+With NNC_ENGINE=fast the lines are compiled kernels and their first numbers, each run by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +45,17 @@ def main() -> None:
     labels = [(v, concrete(v.shape, n)) for v in made.plan.steps]
     joined = len(made.forward_steps) + len(made.update_steps) != len(made.steps) + len(made.plan.copies)
     copies = [name for name, _ in made.plan.copies]
-    calls = [*made.forward_steps, *made.update_steps]
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = []
+    for kernel, arrays in (*made.forward_steps, *made.update_steps):
+        if hasattr(kernel, "apart"):  # a program of compiled kernels
+            calls += [(alone, (), name) for name, alone in kernel.apart()]
+        else:
+            calls.append((kernel, arrays, getattr(kernel, "__qualname__", repr(kernel))))
     times = np.zeros((given.steps, len(calls)))
     clock = time.process_time if given.cpu else time.perf_counter
     with np.errstate(all="ignore"):
         for step in range(-3, given.steps):
-            for i, (kernel, arrays) in enumerate(calls):
+            for i, (kernel, arrays, _) in enumerate(calls):
                 begun = clock()
                 kernel(*arrays)
                 times[step, i] = clock() - begun
@@ -55,8 +63,7 @@ def main() -> None:
     rows: dict[str, list[float]] = defaultdict(list)
     for i, us in enumerate(median):
         if joined:  # the fast engine's calls are no single steps
-            key = calls[i][0].__qualname__ if hasattr(calls[i][0], "__qualname__") else repr(calls[i][0])
-            key = f"{i:4} {key}" if given.by == "step" else key
+            key = f"{i:4} {calls[i][2]}" if given.by == "step" else calls[i][2].split()[0]
         elif i >= len(labels):
             key = f"copy {copies[i - len(labels)]}"
         else:

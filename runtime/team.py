@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -175,6 +176,15 @@ class Steps:
         self._program = np.array([number for b, a, p in rows for number in (b.kernel.address, a.ctypes.data, p)], np.int64)
         self._address, self._count, self._together = self._program.ctypes.data, len(bound), max(parts) > 1
         self._run, self._faults, self._checks = members.run, faults, checks
+
+    def apart(self) -> list[tuple[str, Callable[[], None]]]:
+        """Each step as a program of its own, under its kernel's name and its first numbers: for looking where the time goes."""
+        found: list[tuple[str, Callable[[], None]]] = []
+        for i, bound in enumerate(self._kept):
+            numbers = [str(a) for a in bound.arguments if isinstance(a, int)][:6]
+            alone = partial(self._run, self._address + 24 * i, 1, bool(self._program[3 * i + 2] > 1))
+            found.append((f"{bound.kernel.function.__name__} {' '.join(numbers)}", alone))
+        return found
 
     def __call__(self) -> None:
         self._run(self._address, self._count, self._together)
