@@ -293,6 +293,10 @@ def _export(program: Program) -> None:
             found = sorted(predictions[name])
             findings.add("E606", reference.span, f"the loss pairs it with {' and '.join(found)}", name=name, help=f"export an output, such as {found[0]}")
         seen.add(name)
+    if experiment.export.params.quantize is not None:
+        sections = {"data": experiment.outline, "train": experiment.train}
+        for missing in (name for name, section in sections.items() if section is None):
+            findings.add("E622", experiment.export.at("quantize"), f"there is no {missing} section", help=f"add a {missing} section, or leave `quantize` out")
     file = experiment.export.params.file
     if Path(file).name != file or not file.endswith(".onnx") or "\0" in file or "\\" in file or file == ".onnx":
         findings.add("E603", experiment.export.at("file"), "written below the output directory", name=file, help='write a plain name such as "model.onnx"')

@@ -20,7 +20,6 @@ from .diagnostics import Findings, did_you_mean, suggestion
 from .experiment import Experiment, ExportParams, Network, Outline, Section, TrainParams
 from .network import NetworkChecker
 from .operation import Clock, Kind, Operation
-from .ops.planned import PLANNED_KEYS
 from .parse import parse_expression
 from .resolve import Resolver
 from .schema import Files, Schema
@@ -144,9 +143,6 @@ class Checker:
         for entry in section.entries:
             if not isinstance(entry, syntax.Entry):
                 self.findings.add("E102", entry.span, "a key has a value", what="`in`", help=f"write {entry.name.text} = ...")
-            elif entry.name.text in PLANNED_KEYS.get(operation.name, ()):
-                self.findings.add("E217", entry.name.span, "a key of the language", help="leave it out",
-                                  what=f"the key `{entry.name.text}` of {operation.name}")  # fmt: skip
             else:
                 given.append(Given(entry.name, self.resolver.evaluate(entry.value, self.lets), entry.value.span, entry.value))
         values, spans, failed = self.resolver.bind_section(operation, section.keyword.span, given)

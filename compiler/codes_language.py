@@ -216,13 +216,6 @@ CODES: dict[str, Code] = {
             x -> repeat(3, residual(64))
         """,
     ),
-    "E217": Code(
-        "{what} is not available in this version",
-        """
-        The word belongs to the language, and this version does not compile it yet. It is refused by name so that no
-        spec is trained without something that it asks for. Use another word, or leave it out.
-        """,
-    ),
     "E218": Code(
         "arithmetic on something that is no number",
         """

@@ -61,6 +61,30 @@ CODES: dict[str, Code] = {
         the operators of the file, or a row holds a value that the network has no place for.
         """,
     ),
+    "E620": Code(
+        "the model loses too much in {what}",
+        """
+        `quantize` asks for a file in fewer bits. onnxruntime has run it on rows that were kept out of the training, and
+        the figure that counts - the goal's, else the first of the metrics, else the loss - got worse by more than `most`
+        allows, as a share of itself. A file that is small and wrong is worse than none, so nothing was written. More
+        calibration rows may help int8; float16 loses far less.
+        """,
+    ),
+    "E621": Code(
+        "nothing of the network is there in {what}",
+        """
+        `quantize` asks for a file in fewer bits, and no layer of this network has a form in them. int8 is for dense
+        layers, convolutions and embeddings, float16 for everything with weights.
+        """,
+    ),
+    "E622": Code(
+        "`quantize` needs rows to judge by",
+        """
+        A file in fewer bits is judged by the figures of the train section on rows of the data section, and int8 finds
+        the ranges of its numbers on training rows. So the spec needs both sections, and the data must be there when the
+        file is written: `nnc export` and `nnc run` open it.
+        """,
+    ),
     "E701": Code(
         "cannot write `{path}`",
         """

@@ -10,7 +10,6 @@ from .declare import introduce
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Augmentation, Data, DataName, DataStep, Outline
 from .operation import Bound, Kind, Reference, find
-from .ops.planned import PLANNED, PLANNED_KEYS
 from .ops.sources import text_params
 from .resolve import Resolver
 from .schema import ColumnSchema, Files, Schema, cut_at, separator_of
@@ -127,8 +126,6 @@ class DataChecker:
             name = entry.name
             if not isinstance(entry, syntax.Entry):
                 self.findings.add("E102", entry.span, "a key has a value", what="`in`", help=f"write {name.text} = ...")
-            elif name.text in PLANNED_KEYS["data"]:
-                self.findings.add("E217", name.span, "a key of the language", help="leave it out", what=f"the key `{name.text}` of data")
             elif (name.text in ("source", "split", "augment") and name.text not in entries) or introduce(
                 self.findings, name, "data name", {n: e.name.span for n, e in entries.items()}, self.lets
             ):
@@ -215,9 +212,6 @@ class DataChecker:
         if isinstance(first, syntax.Broken):
             return None
         word = first.name if isinstance(first, syntax.Call) else first
-        if isinstance(word, syntax.Name) and word.text in PLANNED[Kind.STEP]:
-            self.findings.add("E217", word.span, "a word of the language", help="leave it out", what=f"the data step `{word.text}`")
-            return None
         if isinstance(first, syntax.Name) and find(Kind.COLUMN, first.text) is None:
             if first.text in self.failed:
                 return None

@@ -9,7 +9,6 @@ from .diagnostics import Findings, Note, did_you_mean, suggestion
 from .experiment import InputTensor
 from .fields import value_words
 from .operation import TABLE, Kind, find
-from .ops.planned import PLANNED
 from .resolve import Resolver
 from .source import Span
 from .values import UNKNOWN, Deferred, Scope, shown
@@ -19,17 +18,17 @@ DTYPES = ("float32", "int64")
 
 
 def is_layer(name: str) -> bool:
-    """Whether the word stands right of `->`, in this version or a later one."""
-    return find(Kind.LAYER, name) is not None or name in PLANNED[Kind.LAYER] or name == "repeat"
+    """Whether the word stands right of `->`."""
+    return find(Kind.LAYER, name) is not None or name == "repeat"
 
 
 def is_data_step(name: str) -> bool:
-    return any(find(kind, name) or name in PLANNED.get(kind, ()) for kind in (Kind.STEP, Kind.COLUMN))
+    return any(find(kind, name) for kind in (Kind.STEP, Kind.COLUMN))
 
 
 def is_word(name: str) -> bool:
     """Whether the name is a word of any kind."""
-    return name in value_words() or any(find(kind, name) or name in PLANNED.get(kind, ()) for kind in Kind) or name == "repeat"
+    return name in value_words() or any(find(kind, name) for kind in Kind) or name == "repeat"
 
 
 def introduce(findings: Findings, name: syntax.Identifier, what: str, known: Mapping[str, Span], lets: Scope, blocks: Mapping[str, Span] | None = None) -> bool:

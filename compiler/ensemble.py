@@ -7,7 +7,7 @@ members, such as a preprocessing that was learned once, stand in the graph once;
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from .diagnostics import Findings
 from .ir import Graph, N, TensorType, Value, apply, constant, origin, rebuild, rewrite, substitute, topological
@@ -104,14 +104,31 @@ def averaged_evaluation(members: Sequence[Program], shared: Collection[str], *, 
     The average of an output whose target's units the members have learned for themselves is taken in the column's units; the loss sees it
     in the units of the first member.
     """
-    first, union = members[0], Union(shared)
-    assert first.experiment.train is not None
-    parts = [predictions(program, first.dtype) for program in members]
-    weights = [apply("input", name=weight_input(i), type=TensorType(first.dtype, (N,))) for i in range(1, len(members) + 1)] if weighted else []
-    forward = Forward(first.dtype)
+    dtype, union = members[0].dtype, Union(shared)
+    weights = [apply("input", name=weight_input(i), type=TensorType(dtype, (N,))) for i in range(1, len(members) + 1)] if weighted else []
+    return _judged(members[0], _averaged(members, union, dtype, weights), union)
+
+
+def prediction_input(output: str) -> str:
+    """The input of `judging` that holds what was predicted for an output."""
+    return f"prediction/{output}"
+
+
+def judging(members: Sequence[Program], shared: Collection[str], dtype: str) -> tuple[dict[str, Value], Evaluation]:
+    """The averaged outputs from raw columns as the loss takes them, by `prediction_input`; and losses and metrics of such outputs, given beside raw targets."""
+    union = Union(shared)
+    means = _averaged(members, union, dtype)
+    given = {name: apply("input", name=prediction_input(name), type=value.type) for name, value in means.items()}
+    return {prediction_input(name): value for name, value in means.items()}, _judged(members[0], given, union)
+
+
+def _averaged(members: Sequence[Program], union: Union, dtype: str, weights: Sequence[Value] = ()) -> dict[str, Value]:
+    """The mean of each output of the network, in the units that the loss of the first member takes."""
+    parts = [predictions(program, dtype) for program in members]
+    means = {}
     for name in parts[0][0]:
         targets = [target_of(name, program, prepared) for program, (_, prepared) in zip(members, parts, strict=True)]
-        back = targets[0] is not None and targets[0].onward is not None and not _learned(targets[0]) <= set(shared)
+        back = targets[0] is not None and targets[0].onward is not None and not _learned(targets[0]) <= set(union.shared)
         values = []
         for index, ((outputs, _), target) in enumerate(zip(parts, targets, strict=True), 1):
             value = outputs[name]
@@ -125,11 +142,18 @@ def averaged_evaluation(members: Sequence[Program], shared: Collection[str], *, 
             assert targets[0] is not None
             assert targets[0].onward is not None
             mean = targets[0].onward(mean)
-        forward.outputs[name] = mean
-    known = first.targets()
-    objective = Objective(first.experiment.network, first.experiment.train, forward, known, Findings(first.experiment.source), samples=1)
+        means[name] = mean
+    return means
+
+
+def _judged(first: Program, outputs: Mapping[str, Value], union: Union) -> Evaluation:
+    """Losses and metrics of outputs against raw targets."""
     data = first.experiment.data
     assert data is not None
+    assert first.experiment.train is not None
+    forward = Forward(first.dtype, outputs=dict(outputs))
+    known = first.targets()
+    objective = Objective(first.experiment.network, first.experiment.train, forward, known, Findings(first.experiment.source), samples=1)
     given = {c.value: prepare(data, data.names[name], first.dtype, first.learned).column.value for name, c in objective.columns.items()}
 
     def from_raw(roots: list[Value]) -> list[Value]:

@@ -144,6 +144,7 @@ class ExportParams(Params):
     file: str = Field("model.onnx", min_length=1, description="name of the exported file")
     opset: int = Field(18, ge=OPSETS[0], le=OPSETS[-1], description="version of the ONNX operators")
     outputs: tuple[Annotated[Reference, Refers("output")], ...] = Field((), description="outputs and decisions to export; all outputs when not given")
+    quantize: Annotated[Bound | None, Of(Kind.QUANTISATION)] = Field(None, description="fewer bits for the file that `nnc export` and `nnc run` write")
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ Dim = int | Batch
 Shape = tuple[Dim, ...]
 N = Batch()
 
-ITEM_BYTES = {"float32": 4, "float64": 8, "int64": 8, "int32": 4, "uint8": 1, "bool": 1, "string": 8}
-FLOATS = ("float32", "float64")
+ITEM_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int64": 8, "int32": 4, "int8": 1, "uint8": 1, "bool": 1, "string": 8}
+FLOATS = ("float16", "float32", "float64")
 
 
 def concrete(shape: Shape, n: int) -> tuple[int, ...]:

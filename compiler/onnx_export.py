@@ -16,9 +16,12 @@ from .ir import Batch, Graph, TensorType, Value
 from .onnx_lowering import LOWERINGS, Body
 
 DTYPES = {
+    "float16": TensorProto.FLOAT16,
     "float32": TensorProto.FLOAT,
     "float64": TensorProto.DOUBLE,
     "int64": TensorProto.INT64,
+    "int32": TensorProto.INT32,
+    "int8": TensorProto.INT8,
     "uint8": TensorProto.UINT8,
     "bool": TensorProto.BOOL,
     "string": TensorProto.STRING,
@@ -180,18 +183,35 @@ def require(operator: str, domain: str, opset: int) -> None:
         raise Unavailable(operator, opset, min(since, default=None))
 
 
-def _biased(graph: Graph) -> dict[Value, Value]:
-    """Additions of one number a channel that are a convolution's own, with the convolution: its operator takes a bias."""
+def _biased(graph: Graph) -> dict[Value, tuple[Value, Value]]:
+    """Additions of one number a channel that are a convolution's own, with the convolution and the bias: its operator takes one.
+
+    So does Gemm, and where operands are dequantized an engine computes the whole with whole numbers.
+    """
     order = graph.order()
     uses = Counter(o for v in order for o in v.operands)
     uses.update(graph.roots)
-    found: dict[Value, Value] = {}
+    found: dict[Value, tuple[Value, Value]] = {}
     for value in order:
-        if value.op == "add" and value.operands[0].op in ("conv2d", "conv2d_input_gradient") and value.operands[1].op == "variable":
-            linear, bias = value.operands
-            if uses[linear] == uses[bias] == 1 and value.type == linear.type and bias.shape == (linear.shape[1], 1, 1):
-                found[value] = linear
+        if value.op != "add" or value.operands[0].op not in ("conv2d", "conv2d_input_gradient", "matmul"):
+            continue
+        linear, bias = value.operands
+        if uses[linear] != 1 or uses[bias] != 1 or value.type != linear.type:
+            continue
+        if linear.op == "matmul":
+            if bias.op == "dequantize":
+                found[value] = linear, bias
+        elif bias.shape == (linear.shape[1], 1, 1):
+            if bias.op == "variable":
+                found[value] = linear, bias
+            elif bias.op == "reshape" and bias.operands[0].op == "dequantize":
+                found[value] = linear, bias.operands[0]
     return found
+
+
+def _gemm(emit: GraphEmitter, value: Value, inputs: list[str]) -> str:
+    """A product of two matrices plus a bias."""
+    return emit.node("Gemm", *inputs, transA=int(value.attributes["transpose_a"]), transB=int(value.attributes["transpose_b"]))
 
 
 def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, metadata: Mapping[str, str], notes: Notes | None = None) -> Any:
@@ -206,7 +226,8 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
     for reserved in (*graph.outputs, *inputs):
         emit.fresh(reserved)
     biased = _biased(graph)
-    inside, biases = set(biased.values()), {value.operands[1] for value in biased}
+    biases = {bias for _, bias in biased.values()}
+    inside = {operand for value in biased for operand in value.operands} - biases
     for value in graph.order():
         emit.origin = value.origin
         match value.op:
@@ -220,11 +241,11 @@ def to_onnx(graph: Graph, arrays: Mapping[str, Any], *, opset: int, name: str, m
             case _ if value in inside:
                 pass  # written with its bias
             case _:
-                linear = biased.get(value, value)
-                operands = linear.operands if linear is value else (*linear.operands, value.operands[1])
+                linear, *bias = biased.get(value, (value,))
                 assert linear.op in LOWERINGS, f"{linear.op} has no ONNX lowering"
                 emit.origin = linear.origin
-                names[value] = LOWERINGS[linear.op](emit, linear, [names[o] for o in operands])
+                lowering = _gemm if bias and linear.op == "matmul" else LOWERINGS[linear.op]
+                names[value] = lowering(emit, linear, [names[o] for o in (*linear.operands, *bias)])
     emit.origin = ""
     for output, value in graph.outputs.items():
         emit.output(output, "Identity", names[value])

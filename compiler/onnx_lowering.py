@@ -247,6 +247,13 @@ def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:
     return emit.node("Reshape", moved, sizes(emit, static(value.shape)))
 
 
+def _dequantize(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """The zero is always written: onnxruntime makes no product of whole numbers of a Gemm that leaves it out."""
+    axis, (q, scale, *_) = value.attributes["axis"], value.operands
+    zero = inputs[2] if len(inputs) == 3 else emit.tensor([0] * scale.type.size(1), q.dtype, static(scale.shape))
+    return emit.node("DequantizeLinear", *inputs[:2], zero, **({} if axis is None else {"axis": axis}))
+
+
 def _axis_size(emit: Emitter, value: Value, inputs: list[str]) -> str:
     axis = emit.tensor(value.attributes["axis"], "int64")
     size = emit.node("Gather", emit.node("Shape", inputs[0]), axis, axis=0)
@@ -306,4 +313,6 @@ LOWERINGS: dict[str, Lowering] = {
     "lookup": _lookup,
     "recurrent": _recurrent,
     "axis_size": _axis_size,
+    "quantize": _op("QuantizeLinear"),
+    "dequantize": _dequantize,
 }

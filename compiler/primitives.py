@@ -416,6 +416,11 @@ _define("scatter_update", lambda table, index, rows: table)
 # The position of each element among `keys`, or `default`; keys are strings, integers or floats.
 _define("lookup", lambda x, keys, values, default, dtype: x.with_dtype(dtype), lambda g, y, x: (None,))
 
+# Whole numbers q = round(x / scale) + zero, limited to those that zero's type has, and the way back, (q - zero) * scale. A scale is one number, or one
+# for each place of an axis of q; zero is 0 where it is not given.
+_define("quantize", lambda x, scale, zero: x.with_dtype(zero.dtype))
+_define("dequantize", lambda q, scale, zero=None, axis=None: q.with_dtype(scale.dtype))
+
 # A recurrent layer as a whole, for inference.
 _define("recurrent", _recurrent)
 # Its steps in training, from the projected inputs z [steps, N, gates units] and R (and Rb_h of a gru). The first gives the states and what the

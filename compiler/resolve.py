@@ -16,7 +16,6 @@ from .constants import Constants
 from .diagnostics import Note, did_you_mean, suggestion
 from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
-from .ops.planned import PLANNED
 from .source import Span
 from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, a, shown
 
@@ -39,18 +38,14 @@ class Resolver(Constants):
         found = find(kind, name.text)
         if found is not None:
             return found
-        if name.text in PLANNED.get(kind, ()):
-            self.findings.add("E217", name.span, "a word of the language", what=f"the {kind.value} `{name.text}`",
-                              help=f"leave it out; this version has {', '.join(names(kind)[:12])}{', ...' if len(names(kind)) > 12 else ''}")  # fmt: skip
-            return None
         known = [*names(kind), *also]
-        others = [k for k in Kind if k is not kind and (find(k, name.text) or name.text in PLANNED.get(k, ()))]
+        others = [k for k in Kind if k is not kind and find(k, name.text)]
         if others:
             label = f"this is {' and '.join(a(k.value) for k in others)}"
             close = suggestion(name.text, known)
             help = f"did you mean `{close}`?" if close else f"write {a(kind.value)} there, such as {', '.join(names(kind)[:4])}"
         else:
-            label, help = f"no {kind.value} has this name", did_you_mean(name.text, [*known, *PLANNED.get(kind, ())])
+            label, help = f"no {kind.value} has this name", did_you_mean(name.text, known)
         self.findings.add("E202", name.span, label, help=help, name=name.text, kind=kind.value)
         return None
 

@@ -228,6 +228,7 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "pick": lambda value, n: (value.operands[1].type,),
     "where": _where,
     "coalesce": lambda y, n: (y.type, y.type),
+    "quantize": lambda value, n: (value.operands[0].type,),
     "recurrence": _recurrence,
     "recurrence_gradient": _recurrence_gradient,
 }

@@ -35,6 +35,7 @@ SECTIONS = {
     Kind.DOMAIN: "Domains of tune",
     Kind.OBJECTIVE: "Objectives of tune",
     Kind.SEARCH: "Searches of tune",
+    Kind.QUANTISATION: "Quantisation",
 }
 
 

@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN")
     made.add_argument("-o", "--out", metavar="DIR", help="default: RUN/export")
     made.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, in place of the spec's")
+    made.add_argument("--data-root", metavar="DIR", help="where the data lies now, for a spec with `quantize`")
 
     made = command("report", "one page about a run: figures, curves, verdict, export, environment")
     made.add_argument("run", metavar="RUN")

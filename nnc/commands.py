@@ -278,20 +278,23 @@ def predict(options: Namespace) -> int:
     return 0
 
 
-def _export(run: Run, model: Model | Ensemble, directory: Path, opset: int | None = None) -> None:
+def _export(run: Run, model: Model | Ensemble, directory: Path, data_root: str | None, opset: int | None = None) -> None:
     from .runtime.deploy import deploy
 
-    report = deploy(run, model, directory, opset=opset)
+    report = deploy(run, model, directory, opset=opset, data_root=Path(data_root) if data_root is not None else None)
     worst = max(found["absolute"] for found in report["outputs"].values())
     print(f"bundle  {directory}")
     print(f"        {report['file']} verified with onnxruntime {report['onnxruntime']} on {report['rows']} rows: largest difference {worst:.1e}")
+    if "quantisation" in report:
+        print()
+        print(terminal.quantisation(report["quantisation"]))
 
 
 def export(options: Namespace) -> int:
     from .runtime.run import Run
 
     run = Run(Path(options.run))
-    _export(run, run.model(), Path(options.out) if options.out else run.export, options.opset)
+    _export(run, run.model(), Path(options.out) if options.out else run.export, options.data_root, options.opset)
     return 0
 
 
@@ -301,7 +304,7 @@ def run(options: Namespace) -> int:
     result = _train(options)
     _report(result)
     done = Run(result.run)
-    _export(done, result.model, done.export)
+    _export(done, result.model, done.export, options.data_root)
     _page(done, done.report)
     return 0
 

@@ -38,6 +38,17 @@ def figures(by_split: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n\n".join([table(["split", *names], rows, range(1, len(names) + 1)), *matrices])
 
 
+def quantisation(report: Mapping[str, Any]) -> str:
+    """A file in fewer bits beside the one before."""
+    before, after = report["before"], report["after"]
+    rows = [["size", bytes_of(before["bytes"]), bytes_of(after["bytes"])]]
+    rows += [[name, figure(value), figure(after["figures"][name])] for name, value in before["figures"].items() if not _is_matrix(value)]
+    rows += [[f"time of {size} row{'s' if size != '1' else ''}", f"{spent:.3g} ms", f"{after['milliseconds'][size]:.3g} ms"]
+             for size, spent in before["milliseconds"].items()]  # fmt: skip
+    said = f"figures on the {report['split']} split, {report['rows']:,} rows; {report['figure']} may get worse by {100 * report['most']:.3g}%"
+    return table(["", "float32", report["form"]], rows, (1, 2)) + "\n" + said
+
+
 def _is_matrix(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], list)
 

@@ -6,19 +6,32 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnc.compiler import pipeline
+
 from .bundle import require_replaceable, write_bundle
+from .data.dataset import open_data
 from .ensemble import Ensemble
 from .export import Exported, exported
 from .machine import versions
 from .model import Model
+from .quantisation import in_fewer_bits
 from .run import Run
 from .signature import signature
 
 
-def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | None = None) -> dict[str, Any]:
-    """Write the bundle of what a run trained; the report of its verification. Nothing is written where a check fails."""
+def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | None = None, data_root: Path | None = None) -> dict[str, Any]:
+    """Write the bundle of what a run trained; the report of its verification. Nothing is written where a check fails.
+
+    Only a spec that asks for fewer bits needs the data again; `data_root` is where it lies now.
+    """
     require_replaceable(directory)
     found = exported(model.program, *model.serving(), run.rows(), opset=opset)
+    experiment = model.program.experiment
+    if experiment.export.params.quantize is not None:
+        data = run.manifest()["data"]
+        root = data_root or Path(data["root"])
+        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides), root)
+        found = in_fewer_bits(found, model, opened, data["sha256"])
     write_bundle(directory, found.name, found.file, files(found, model), provenance(run, model))
     return found.report
 

@@ -73,15 +73,24 @@ def export(
 
 def written(program: Program, graph: Graph, arrays: Mapping[str, Array], opset: int, ports: Interface) -> bytes:
     """The ONNX file of a serving graph, with everything constant computed. E605 where it is too large, E607 where the opset lacks an operator."""
+    return encoded(program, *computed(graph, arrays), opset, ports)
+
+
+def computed(graph: Graph, arrays: Mapping[str, Array]) -> tuple[Graph, dict[str, Array]]:
+    """The graph with everything constant computed, scales and shifts behind a linear step among it."""
+    return absorb(*fold(graph, arrays))
+
+
+def encoded(program: Program, graph: Graph, arrays: Mapping[str, Array], opset: int, ports: Interface) -> bytes:
+    """The ONNX file of a graph as it stands."""
     experiment = program.experiment
-    folded, constants = absorb(*fold(graph, arrays))
-    size = sum(constants[name].nbytes for name in folded.leaves("variable"))
+    size = sum(arrays[name].nbytes for name in graph.leaves("variable"))
     if size > MOST_BYTES:
         _refuse("E605", experiment, f"its arrays take {size / 2**30:.1f} GiB, an ONNX file holds less than 2", "make the network smaller")
     about = f"Raw columns in, decoded outputs out: preprocessing is part of the graph. Compiled from {_spec(experiment)} by nnc."
     notes = Notes(about, {name: port.text for name, port in (ports.inputs | ports.outputs).items()}, layer_notes(program))
     try:
-        return serialised(to_onnx(folded, constants, opset=opset, name=_name(experiment), metadata=_metadata(experiment), notes=notes))
+        return serialised(to_onnx(graph, arrays, opset=opset, name=_name(experiment), metadata=_metadata(experiment), notes=notes))
     except Unavailable as error:
         way = f"use opset = {error.needed} or more" if error.needed is not None else "report the spec as a bug"
         _refuse("E607", experiment, str(error), way, opset=error.opset, operator=error.operator)

@@ -18,7 +18,7 @@ from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
 from nnc.compiler.workspace import INTEGER_OF, is_zero
 
-from . import convolution, pooling, recurrence, recurrent
+from . import convolution, integers, pooling, recurrence, recurrent
 from .convolution import last, over_places
 from .special import erf, sigmoid
 
@@ -415,6 +415,8 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "scatter_update": _ufunc(_scatter_update),
     "bernoulli": _bernoulli,
     "normal": _normal,
+    "quantize": _ufunc(integers.quantize),
+    "dequantize": lambda value, n, randomness: integers.dequantize(value.attributes["axis"]),
 }
 
 

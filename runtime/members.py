@@ -109,14 +109,19 @@ def figures_of(ensemble: Ensemble, raws: Mapping[str, Array], rows: Rows) -> Fig
     return found
 
 
+def require_same(data: Dataset, digest: str) -> None:
+    """E511 for data of another digest."""
+    if data.digest != digest:
+        refuse("E511", "its raw columns have another SHA-256 than at training", "restore the data, or name a file with --data",
+               problem="the data has changed")  # fmt: skip
+
+
 def judged(model: Model | Ensemble, opened: Opened, digest: str) -> tuple[Figures, list[Figures]]:
     """The figures of what was trained on data of this digest, and those of each member of an ensemble; E511 for other data."""
     members: list[Figures] = []
     splits = []
     for member, (_, data) in zip(model.members, parts(opened), strict=True):
-        if data.digest != digest:
-            refuse("E511", "its raw columns have another SHA-256 than at training", "restore the data, or name a file with --data",
-                   problem="the data has changed")  # fmt: skip
+        require_same(data, digest)
         evaluator = Evaluator.of(member)
         members.append({split: evaluator.figures(data.batches(split, evaluator.batch)) for split in data.splits})
         splits.append(data.splits)

@@ -41,6 +41,8 @@ ELSEWHERE = {
     "E607": "test_verification.py",
     "E611": "test_inspect.py",
     "E612": "test_predict.py",
+    "E620": "test_quantisation.py",
+    "E621": "test_quantisation.py",
     "E701": "test_files.py",
     "E702": "test_files.py",
     "E703": "test_bundle.py",

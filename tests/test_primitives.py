@@ -198,6 +198,15 @@ CASES: dict[str, list[Case]] = {
     "recurrent": [
         Case([normal(2, 3, 2), normal(1, 8, 2), normal(1, 8, 2), normal(1, 16)], None, {"kind": "lstm", "sequences": True}, slopes=(), batched=(0,)),
     ],
+    "quantize": [
+        Case([np.array([-9.0, -0.25, 0.75, 9.0]), np.array(0.5), np.array(-3, np.int8)], lambda x, s, z: [-21, -3, -1, 15], slopes=()),  # halves to even
+        Case([np.array([-1e9, 1e9]), np.array(0.1), np.array(0, np.int8)], lambda x, s, z: [-128, 127], slopes=()),
+        Case([np.array([-1e9, 1e9]), np.array(0.1), np.array(9, np.uint8)], lambda x, s, z: [0, 255], slopes=()),
+    ],
+    "dequantize": [
+        Case([np.array([-128, 127], np.int8), np.array(0.5), np.array(127, np.int8)], lambda q, s, z: [-127.5, 0], {"axis": None}, slopes=()),
+        Case([np.array([[1, -2], [3, 4]], np.int8), np.array([0.5, 2.0])], lambda q, s: q * s, {"axis": 1}, slopes=()),
+    ],
     "normal": [Case([normal(500, 4)], None, {"stream": "a"}, slopes=())],
     "bernoulli": [Case([normal(500, 4)], None, {"probability": 0.25, "stream": "a"}, slopes=())],
 }

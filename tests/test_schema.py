@@ -9,7 +9,6 @@ import pytest
 
 from nnc.compiler import ops
 from nnc.compiler.operation import TABLE, Kind, find, names
-from nnc.compiler.ops.planned import PLANNED
 from nnc.compiler.pipeline import analyse
 from nnc.compiler.schema import Files, Schema, csv_schema, number
 from nnc.compiler.source import Source
@@ -25,10 +24,6 @@ def test_every_source_is_read() -> None:
 
 def test_every_step_that_learns_is_fitted() -> None:
     assert {op.name for (kind, _), op in TABLE.items() if kind is Kind.STEP and op.extra.get("learns")} == FITS.keys()
-
-
-def test_planned_words_are_not_there_yet() -> None:
-    assert [(kind.value, word) for kind, words in PLANNED.items() for word in words if find(kind, word)] == []
 
 
 def promised(source: str, root: Path) -> Schema:
