@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypeVar
 
-from .loops import numba
+from .machine_code import Code, numba, text_of
 
 nb = numba()
 types = nb.types
@@ -29,24 +29,28 @@ def compiled(signature: str | None = None) -> Callable[[F], F]:
     """A function for kernels, or for Python without the interpreter's lock."""
 
     def made(function: F) -> F:
-        result: F = nb.njit(signature, nogil=True, error_model="numpy", cache=True)(function)
+        result: F = nb.njit(signature, nogil=True, error_model="numpy")(function)
         return result
 
     return made
 
 
 class CompiledKernel:
-    """A kernel, compiled when its address is first asked for, and kept on disk."""
+    """A function with C's calling convention that numba compiles."""
 
-    def __init__(self, function: Callable[..., None], **options: Any):
-        self.function, self.options = function, options
+    def __init__(self, function: Callable[..., Any], signature: Any = KERNEL, **options: Any):
+        self.function, self.signature, self.options = function, signature, options
         self.__doc__ = function.__doc__
+
+    def compiled(self) -> tuple[str, bytes]:
+        """Its name in the object file, and the file."""
+        made = nb.cfunc(self.signature, error_model="numpy", **self.options)(self.function)
+        return str(made.native_name), bytes(made._library._get_compiled_object())
 
     @cached_property
     def address(self) -> int:
-        made = nb.cfunc(KERNEL, error_model="numpy", cache=True, **self.options)(self.function)
-        self.made = made  # the code lives as long as it
-        return int(made.address)
+        module = self.function.__module__.rpartition(".")[2]
+        return Code(text_of(module), self.function.__name__, lambda: self).address
 
 
 def kernel(function: Callable[..., None]) -> CompiledKernel:
@@ -56,6 +60,11 @@ def kernel(function: Callable[..., None]) -> CompiledKernel:
 def summing(function: Callable[..., None]) -> CompiledKernel:
     """A kernel whose sums LLVM may take in another order, which it needs for vector instructions; NaN and infinity stay what they are."""
     return CompiledKernel(function, fastmath={"reassoc"})
+
+
+def integers(count: int) -> Callable[[Callable[..., int]], CompiledKernel]:
+    """A function of so many integers that gives one."""
+    return lambda function: CompiledKernel(function, types.int64(*[types.int64] * count))
 
 
 def _pointer(kind: Any) -> Any:

@@ -10,7 +10,7 @@ import ctypes
 from functools import cache
 from typing import Any
 
-from .loops import numba
+from .machine_code import numba
 from .threads import blas_libraries
 
 _NAME = "nnc_sgemm"
@@ -22,7 +22,6 @@ def has_product() -> bool:
     """Whether compiled code can call the product; gives LLVM its address."""
     import llvmlite.binding as llvm
 
-    numba()
     for library in blas_libraries():
         function = getattr(ctypes.CDLL(library.filepath), "scipy_cblas_sgemm64_", None)
         if function is not None:

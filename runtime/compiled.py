@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .loops import numba
+from .machine_code import numba
 
 nb = numba()
 F = TypeVar("F", bound=Callable[..., None])

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 
-from . import loops
+from .blas import has_product
 from .device import require
 from .files import refuse
+from .machine_code import compiles, folder
 
 ENGINES = ("numpy", "fast", "onnxruntime")
 
@@ -61,17 +62,11 @@ def choose(name: str | None = None, device: str | None = None) -> Engine:
 @cache
 def missing() -> str:
     """Why the fast engine cannot run here; empty where it can."""
-    place = loops.folder()
+    place = folder()
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return f"no place to keep what is compiled: {error}"
     if not os.access(place, os.W_OK):
         return f"no place to keep what is compiled: {place} cannot be written"
-    try:
-        from . import compiled  # noqa: F401
-    except ImportError as error:  # not installed, or not made for this NumPy
-        return str(error)
-    except RuntimeError as error:  # numba has no place to keep its own
-        return str(error)
-    return ""
+    return compiles() or ("" if has_product() else "NumPy's BLAS has no product that compiled code can call")

@@ -6,22 +6,16 @@ calls (vector_math.py), so that numba keeps both together.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnc.compiler.ir import Value
 
-from .files import write_text
+from .machine_code import Code, Definition, text_of
 
-on_compiling: list[Callable[[], None]] = []  # called once, before the first loop is compiled that is not kept yet
 _KNOWN = frozenset(("float32", "float64", "bool", "int64"))
 
 # Terms of the loop, by primitive. A comparison gives a bool.
@@ -70,7 +64,7 @@ def term(value: Value, operands: Sequence[str]) -> str:
     return TERMS[value.op].format(*operands, t=kind).replace("ONE", one)
 
 
-def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Any:
+def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Code:
     """The kernel (addresses.py) of a loop over [outer, inner] whose arrays a0, a1 ... are of the kinds given, and whose body is the lines.
 
     Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis.
@@ -90,53 +84,30 @@ def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -
         body += ["    for j in range(inner):", *(f"        {line}" for line in inside)]
     else:
         body += [f"    {line}" for line in inside]
-    head = "from nnc.runtime.addresses import boolean_at, float32_at, float64_at, int64_at, kernel\n\n\n@kernel\ndef loop(a, part, parts):\n"
-    return compiled(head + "\n".join(f"    {line}" for line in body) + "\n")
+    return _compiled(_HEAD + "\n".join(f"    {line}" for line in body) + "\n")
 
 
+_HEAD = f"""import numba as nb
+import numpy as np
+
+from {__package__}.addresses import boolean_at, float32_at, float64_at, int64_at, kernel
+from {__package__}.vector_math import exp_float32, exp_float64, f32, tanh_float32, tanh_float64
+
+
+@kernel
+def loop(a, part, parts):
+"""
 _BYTES = {"float32": 4, "float64": 8, "bool": 1, "int64": 8}
 
 
-def folder() -> Path:
-    """Where compiled loops are kept: NNC_CACHE, or the user's cache."""
-    given = os.environ.get("NNC_CACHE")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "nnc" / "loops"
-
-
 @cache
-def numba() -> Any:
-    """numba, with LLVM told to check as many arrays for overlap as a loop has: else it gives up on long ones."""
-    import llvmlite.binding as llvm
-    import numba as package
-
-    llvm.set_option("nnc", "--runtime-memory-check-threshold=512")
-    return package
+def _compiled(text: str) -> Code:
+    """The kernel `loop` of a text; equal texts are one."""
+    return Code(text + text_of("addresses") + text_of("vector_math"), "loop", lambda: _defined(text))
 
 
-@cache
-def compiled(text: str) -> Callable[..., Any]:
-    text = Path(__file__).with_name("vector_math.py").read_text(encoding="utf-8") + "\n\n" + text
-    key = hashlib.sha256(f"{numba().__version__} {np.__version__} {sys.version} {text}".encode()).hexdigest()[:24]
-    path = folder() / f"loop_{key}.py"
-    if not any((path.parent / "__pycache__").glob(f"{path.stem}*.nbi")):
-        _announced()
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-    spec = importlib.util.spec_from_file_location(f"nnc_loop_{key}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # numba looks for it there when it loads what it has kept
-    spec.loader.exec_module(module)
-    made: Callable[..., Any] = module.loop
-    return made
-
-
-@cache
-def _announced() -> None:
-    for listener in on_compiling:
-        listener()
+def _defined(text: str) -> Definition:
+    space: dict[str, Any] = {"__name__": f"{__package__}.generated"}
+    exec(compile(text, "<loop>", "exec"), space)  # the text is this module's own
+    definition: Definition = space["loop"]
+    return definition

@@ -7,29 +7,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nnc.compiler.ir import Value
 
-from . import dense
-from .addresses import CompiledKernel
 from .kernels import Randomness, stream_of
+from .machine_code import Codes
 from .threads import workers
 
 Array = np.ndarray[Any, Any]
 Argument = int | Array
 
 
+dense = Codes("dense")
 RUN = 512  # rows that are added up by themselves
+
+
+class Addressed(Protocol):
+    """A kernel in memory."""
+
+    @property
+    def address(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Bound:
     """A kernel and its arguments: numbers, and arrays whose addresses are meant. `work` is about how many nanoseconds one thread takes."""
 
-    kernel: CompiledKernel
+    kernel: Addressed
     arguments: tuple[Argument, ...]
     work: float
 

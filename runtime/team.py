@@ -1,10 +1,7 @@
 """A team of threads that goes through the compiled steps of a program together, each doing its part of every step.
 
 After each step the threads wait for each other in a loop that spins, which costs a fraction of a microsecond where waking a thread costs tens.
-Between programs a thread spins for a while too, then sleeps until it is woken. The control block holds what they share, each number on a
-cache line of its own.
-
-A program is a list of (kernel, arguments, parts) as numbers: two addresses (addresses.py) and how many threads are to share the step.
+Between programs a thread spins for a while too, then sleeps until it is woken. turns.py has what they run.
 """
 
 from __future__ import annotations
@@ -19,85 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import add, call, compiled, exchange, int64_at, load, pause, store
+from .machine_code import Codes
 from .native import Bound
 from .threads import held, hold, workers
 
 Array = np.ndarray[Any, Any]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
-LINE = 64  # bytes
-ARRIVED, TURN, PUBLISHED, PROGRAM, STEPS, YIELD, PARKED = (LINE * i for i in range(7))
 SPIN_SECONDS = 2e-4  # that an idle thread waits awake
-PATIENCE = 2**12  # looks at a number that does not change before others get the core
-
-
-@compiled("int64(int64, int64)")
-def _waited(control: int, looks: int) -> int:
-    """One more look was in vain."""
-    pause()
-    if looks >= PATIENCE:
-        yielding = load(control + YIELD)
-        if yielding != 0:
-            call(yielding, 0, 0, 0)
-    return looks + 1
-
-
-@compiled("void(int64, int64, int64)")
-def _steps(control: int, part: int, parts: int) -> None:
-    program, count = int64_at(load(control + PROGRAM)), load(control + STEPS)
-    for i in range(count):
-        used = min(program[3 * i + 2], parts)
-        if part < used:
-            call(program[3 * i], program[3 * i + 1], part, used)
-        if parts > 1:
-            turn = load(control + TURN)
-            if add(control + ARRIVED, 1) == parts - 1:
-                store(control + ARRIVED, 0)
-                store(control + TURN, turn + 1)
-            else:
-                looks = 0
-                while load(control + TURN) == turn:
-                    looks = _waited(control, looks)
-
-
-@compiled("int64(int64, int64, int64, int64)")
-def _begin(control: int, program: int, count: int, parts: int) -> int:
-    """Publish a program, and run this thread's part; where threads sleep, only publish: a bit for each of them."""
-    store(control + PROGRAM, program)
-    store(control + STEPS, count)
-    asleep = 0
-    if parts > 1:
-        add(control + PUBLISHED, 1)
-        for part in range(1, parts):
-            if exchange(control + PARKED + LINE * part, 0) != 0:
-                asleep |= 1 << part
-    if asleep == 0:
-        _steps(control, 0, parts)
-    return asleep
-
-
-@compiled("int64(int64, int64, int64, int64, int64)")
-def _serve(control: int, part: int, parts: int, seen: int, limit: int) -> int:
-    """Run what is published, until nothing has been for a while; the number of the last program seen."""
-    while True:
-        looks = 0
-        while load(control + PUBLISHED) == seen:
-            pause()
-            looks += 1
-            if looks >= limit:
-                store(control + PARKED + LINE * part, 1)
-                if load(control + PUBLISHED) == seen or exchange(control + PARKED + LINE * part, 0) == 0:
-                    return seen
-                looks = 0
-        seen += 1
-        _steps(control, part, parts)
-
-
-@compiled("void(int64)")
-def _spin(count: int) -> None:
-    for _ in range(count):
-        pause()
+turns = Codes("turns")
 
 
 def _yielding() -> int:
@@ -109,24 +36,20 @@ def _yielding() -> int:
 class Team:
     def __init__(self, size: int):
         self.size = size
-        block = np.zeros((PARKED + LINE * (size + 1)) // 8 + 8, np.int64)
-        self._block = block
-        self._control = block.ctypes.data + -block.ctypes.data % LINE
-        block[(self._control - block.ctypes.data + YIELD) // 8] = _yielding()
+        self._memory = np.zeros(64 * (size + 16), np.uint8)  # the control block
+        self._control = self._memory.ctypes.data + -self._memory.ctypes.data % 64
         self._lock = threading.Lock()
         self._gates = [threading.Semaphore(0) for _ in range(size)]
-        self._limit = 0
-        if size > 1:
-            begun = time.perf_counter()
-            _spin(10_000)
-            self._limit = max(100, int(10_000 * SPIN_SECONDS / max(time.perf_counter() - begun, 1e-7)))
+        self._begin, self._steps, self._serve = turns.begin.callable(4), turns.steps.callable(3), turns.serve.callable(5)
+        turns.prepare.callable(2)(self._control, _yielding())
+        self._limit = _looks(SPIN_SECONDS) if size > 1 else 0
         for part in range(1, size):
             threading.Thread(target=self._member, args=(part,), name=f"nnc-team-{part}", daemon=True).start()
 
     def _member(self, part: int) -> None:
         seen = 0
         while True:
-            seen = _serve(self._control, part, self.size, seen, self._limit)
+            seen = self._serve(self._control, part, self.size, seen, self._limit)
             self._gates[part].acquire()
 
     def run(self, program: int, count: int, together: bool) -> None:
@@ -139,12 +62,20 @@ class Team:
                     self._run(program, count, together)
 
     def _run(self, program: int, count: int, together: bool) -> None:
-        asleep = _begin(self._control, program, count, self.size if together else 1)
+        asleep = self._begin(self._control, program, count, self.size if together else 1)
         if asleep:
             for part in range(1, self.size):
                 if asleep >> part & 1:
                     self._gates[part].release()
-            _steps(self._control, 0, self.size)
+            self._steps(self._control, 0, self.size)
+
+
+def _looks(seconds: float) -> int:
+    """How often a waiting thread looks in that time."""
+    spin, count = turns.spin.callable(1), 10_000
+    begun = time.perf_counter()
+    spin(count)
+    return max(100, int(count * seconds / max(time.perf_counter() - begun, 1e-7)))
 
 
 _team: list[Team] = []

@@ -26,7 +26,7 @@ from nnc.compiler.experiment import TrainParams
 from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.source import Source
 
-from . import loops
+from . import machine_code
 from .data.augment import augment
 from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
@@ -380,7 +380,7 @@ def train(
     run, observer, chosen = Run(out), progress or Progress(), choose(engine, device)
     if chosen.name == "onnxruntime" and device is None:
         observer.on_note("onnxruntime runs the steps on the CPU; --device cuda asks for a GPU")
-    loops.on_compiling[:] = [lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {loops.folder()}")]
+    machine_code.on_compiling[:] = [lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}")]
     if resume:
         if not run.first.is_file():
             refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")

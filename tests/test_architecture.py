@@ -121,20 +121,22 @@ RUNTIME = {
     "solvers": "",
     "integers": "",
     "kernels": "convolution integers pooling special recurrence recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
-    "loops": "files nnc.compiler.ir",
+    "machine_code": "files",
+    "loops": "machine_code nnc.compiler.ir",
     "vector_math": "",
-    "blas": "loops threads",
-    "compiled": "loops",
+    "blas": "machine_code threads",
+    "compiled": "machine_code",
     "device": "files nnc.compiler.ir nnc.compiler.onnx_export",
-    "engine": "device files loops compiled",
+    "engine": "blas device files machine_code",
     "machine": "threads",
     "compiled_recurrence": "blas compiled vector_math",
     "winograd": "compiled convolution threads nnc.compiler.ir nnc.compiler.workspace",
     "faster": "blas compiled compiled_recurrence convolution pooling recurrence threads winograd nnc.compiler.ir nnc.compiler.primitives",
-    "addresses": "loops",
+    "addresses": "machine_code",
     "dense": "addresses blas vector_math",
-    "native": "addresses dense kernels threads nnc.compiler.ir",
-    "team": "addresses native threads",
+    "turns": "addresses",
+    "native": "kernels machine_code threads nnc.compiler.ir",
+    "team": "machine_code native threads",
     "fusion": "kernels loops native team nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion faster nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "absorb": "kernels nnc.compiler.ir",
@@ -183,7 +185,7 @@ RUNTIME = {
     "onnx_steps": "device files kernels model threads nnc.compiler.ir nnc.compiler.onnx_export nnc.compiler.onnx_step nnc.compiler.onnx_training "
     "nnc.compiler.training",
     "steps": "engine executor kernels model onnx_steps",
-    "train": "engine kernels loops files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start steps "
+    "train": "engine kernels machine_code files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
@@ -219,8 +221,8 @@ ONLY_IN = {
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
-    "numba": {"nnc.runtime.loops", "nnc.runtime.vector_math"},
-    "llvmlite": {"nnc.runtime.loops", "nnc.runtime.blas", "nnc.runtime.addresses"},
+    "numba": {"nnc.runtime.machine_code", "nnc.runtime.vector_math"},
+    "llvmlite": {"nnc.runtime.machine_code", "nnc.runtime.blas", "nnc.runtime.addresses"},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 
