@@ -40,7 +40,7 @@ class CompiledKernel:
 
     def __init__(self, function: Callable[..., Any], signature: Any = KERNEL, **options: Any):
         self.function, self.signature, self.options = function, signature, options
-        self.__doc__ = function.__doc__
+        self.name, self.__doc__ = function.__name__, function.__doc__
 
     def compiled(self) -> tuple[str, bytes]:
         """Its name in the object file, and the file."""
@@ -50,7 +50,7 @@ class CompiledKernel:
     @cached_property
     def address(self) -> int:
         module = self.function.__module__.rpartition(".")[2]
-        return Code(text_of(module), self.function.__name__, lambda: self).address
+        return Code(text_of(module), self.name, lambda: self).address
 
 
 def kernel(function: Callable[..., None]) -> CompiledKernel:

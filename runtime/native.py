@@ -28,6 +28,8 @@ RUN = 512  # rows that are added up by themselves
 class Addressed(Protocol):
     """A kernel in memory."""
 
+    name: str
+
     @property
     def address(self) -> int: ...
 

@@ -114,7 +114,7 @@ class Steps:
         for i, bound in enumerate(self._kept):
             numbers = [str(a) for a in bound.arguments if isinstance(a, int)][:6]
             alone = partial(self._run, self._address + 24 * i, 1, bool(self._program[3 * i + 2] > 1))
-            found.append((f"{bound.kernel.function.__name__} {' '.join(numbers)}", alone))
+            found.append((f"{bound.kernel.name} {' '.join(numbers)}", alone))
         return found
 
     def __call__(self) -> None:
