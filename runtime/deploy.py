@@ -16,6 +16,7 @@ from .machine import versions
 from .model import Model
 from .quantisation import in_fewer_bits
 from .run import Run
+from .servers import kserve, service_name, triton_config
 from .signature import signature
 
 
@@ -38,11 +39,16 @@ def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | N
 
 def files(found: Exported, model: Model | Ensemble) -> dict[str, bytes]:
     """The files of a bundle, by path below it, but for the manifest."""
+    name = service_name(found.name)
     return {
         found.file: found.data,
         "signature.json": _json(signature(found)),
         "verification.json": _json(found.report),
         "spec.nn": model.program.experiment.source.text.encode(),
+        "predict.py": Path(__file__).with_name("alone.py").read_bytes(),
+        f"triton/{name}/config.pbtxt": triton_config(name, found.interface).encode(),
+        f"triton/{name}/1/model.onnx": found.data,
+        "kserve.yaml": kserve(name, found.report["sha256"]).encode(),
     }
 
 

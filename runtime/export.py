@@ -17,7 +17,7 @@ from nnc.compiler.program import Program
 
 from .absorb import absorb
 from .device import EngineRefusal
-from .edge_rows import verification_rows
+from .edge_rows import Rows, verification_rows
 from .executor import Arena, Executor
 from .files import write_bytes
 from .kernels import Array, Randomness
@@ -36,6 +36,7 @@ class Exported:
     file: str
     data: bytes
     interface: Interface
+    rows: Rows
     report: dict[str, Any]
 
 
@@ -53,13 +54,14 @@ def exported(
         _refuse("E207", experiment, f"opsets go {bound}", "use opset=18, or the one that your server runs", argument="opset", value=str(chosen), bound=bound)
     try:
         data = written(program, graph, arrays, chosen, ports)
-        report = verify(data, graph, arrays, verification_rows(graph, rows))
+        tried = verification_rows(graph, rows)
+        report = verify(data, graph, arrays, tried)
     except (Malformed, EngineRefusal) as error:
         _refuse("E601", experiment, str(error), "nothing was written; report the spec as a bug")
     if not report["passed"]:
         _refuse("E601", experiment, _disagreement(report), "nothing was written; scale the inputs, or report the spec as a bug")
     about = {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "opset": chosen}
-    return Exported(_name(experiment), file, data, ports, about | report)
+    return Exported(_name(experiment), file, data, ports, tried, about | report)
 
 
 def export(

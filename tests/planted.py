@@ -133,6 +133,9 @@ BUGS = [
     Bug("a mean that counts padding", "compiler/onnx_lowering.py", "count_include_pad=0", "count_include_pad=1", LEAVES, "avg_pool"),
     Bug("the other form of gru", "compiler/onnx_lowering.py", 'attributes["linear_before_reset"] = 1', 'attributes["linear_before_reset"] = 0', LEAVES, "gru"),
     Bug("an attribute of a later opset", "compiler/onnx_lowering.py", "if emit.opset >= 18:", "if emit.opset >= 13:", LEAVES, "maxout"),
+    Bug("a shift that is not scaled with what it follows", "runtime/absorb.py", "scale, shift, learned = scale * met, shift * met, learned or other.op",
+        "scale, shift, learned = scale * met, shift, learned or other.op", "test_absorb.py::test_it_is_folded"),
+    Bug("a bundle whose files are not looked at", "runtime/bundle.py", 'if found == entry["sha256"]:', 'if size == entry["bytes"]:', "test_bundle.py"),
     Bug("an export that is never refused", "runtime/verification.py", '"passed": self.differing == 0 and', '"passed": self.differing >= 0 and',
         "test_verification.py"),
     # The language

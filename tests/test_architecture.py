@@ -172,12 +172,14 @@ RUNTIME = {
     "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
-    "signature": "export nnc.compiler.interface nnc.compiler.ir",
+    "alone": "",
+    "servers": "nnc.compiler.interface",
+    "signature": "device edge_rows export kernels nnc.compiler.interface nnc.compiler.ir",
     "calibration": "kernels executor nnc.compiler.ir nnc.compiler.quantise",
     "quantisation": "calibration device edge_rows ensemble export kernels members metrics model verification data.dataset nnc.compiler.shown "
     "nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.passes nnc.compiler.quantise nnc.compiler.halve nnc.compiler.onnx_export "
     "nnc.compiler.operation nnc.compiler.ensemble",
-    "deploy": "bundle ensemble export machine model quantisation run signature data.dataset nnc.compiler.pipeline",
+    "deploy": "bundle ensemble export machine model quantisation run servers signature data.dataset nnc.compiler.pipeline",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
@@ -216,7 +218,7 @@ TOP = {
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
     "onnx": {"nnc.compiler.onnx_export", "nnc.runtime.onnx_file"},
-    "onnxruntime": {"nnc.runtime.verification", "nnc.runtime.device", "nnc.runtime.engine", "nnc.runtime.onnx_steps"},
+    "onnxruntime": {"nnc.runtime.alone", "nnc.runtime.verification", "nnc.runtime.device", "nnc.runtime.engine", "nnc.runtime.onnx_steps"},
     "safetensors": {"nnc.runtime.files"},
     "threadpoolctl": {"nnc.runtime.threads"},
     "pyarrow": {"nnc.compiler.parquet"},
