@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -224,16 +225,23 @@ def idx_header(path: Path) -> tuple[str, tuple[int, ...], int]:
     return _IDX_TYPES[start[2]][0], struct.unpack(f">{start[3]}I", raw), 4 + 4 * start[3]
 
 
-def idx_bytes(path: Path) -> bytes:
-    """The elements of an idx file, exactly as many as its header declares; no more than that is read."""
+def idx_size(path: Path) -> tuple[int, int]:
+    """Where the elements of an idx file begin, and how many bytes they are; E410 if they cannot be in it."""
     dtype, shape, offset = idx_header(path)
-    size = next(width for name, width in _IDX_TYPES.values() if name == dtype)
-    for d in shape:
-        size *= d
-    opened = gzip.open if path.suffix == ".gz" else open
+    size = next(width for name, width in _IDX_TYPES.values() if name == dtype) * prod(shape)
     held = path.stat().st_size * (_MOST_PACKED if path.suffix == ".gz" else 1)
     if held < size:
         raise Refusal("E410", label=f"its header declares {size:,} bytes", path=path.name, help="fetch the file again")
+    if path.suffix != ".gz" and held != offset + size:
+        few = "more" if held > offset + size else "fewer"
+        raise Refusal("E410", label=f"{few} bytes than the {size:,} that its header declares", path=path.name, help="fetch the file again")
+    return offset, size
+
+
+def idx_bytes(path: Path) -> bytes:
+    """The elements of an idx file, exactly as many as its header declares; no more than that is read."""
+    offset, size = idx_size(path)
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:
             file.read(offset)
@@ -258,8 +266,8 @@ _NPY_HEADER = re.compile(
 )
 
 
-def npy_header(file: Any, name: str) -> tuple[str, tuple[int, ...]]:
-    """The dtype and shape that a .npy stream declares; objects (pickles) are refused."""
+def npy_header(file: Any, name: str, held: int) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape that a .npy stream of `held` bytes declares; objects (pickles), and more elements than it holds, are refused."""
     start = file.read(10)
     if len(start) < 10 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
         raise Refusal("E410", label="no .npy header at its start", path=name, help="write it with numpy.save or numpy.savez")
@@ -276,7 +284,10 @@ def npy_header(file: Any, name: str) -> tuple[str, tuple[int, ...]]:
     dtype = _NPY_DTYPES.get(match["dtype"])
     if dtype is None:
         raise Refusal("E410", label=f"elements of type {match['dtype']}", path=name, help="save numbers: float32, float64, integers or bool")
-    return dtype, tuple(int(d) for d in match["shape"].replace(" ", "").split(",") if d)
+    shape = tuple(int(d) for d in match["shape"].replace(" ", "").split(",") if d)
+    if prod(shape) * int(match["dtype"][1:]) > held:
+        raise Refusal("E410", label=f"its header declares {prod(shape):,} elements, and it has {held:,} bytes", path=name, help="write the file again")
+    return dtype, shape
 
 
 def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -296,13 +307,7 @@ def npz_members(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 if name in found:
                     raise Refusal("E410", label=f"it holds `{name}` twice", path=path.name, help="write the file again")
                 with archive.open(info) as member:
-                    dtype, shape = npy_header(member, path.name)
-                    declared = 1
-                    for d in shape:
-                        declared *= d
-                    if declared > info.file_size:
-                        raise Refusal("E410", label=f"`{name}` declares {declared:,} elements in {info.file_size:,} bytes",
-                                      path=path.name, help="write the file again")  # fmt: skip
+                    dtype, shape = npy_header(member, path.name, info.file_size)
                 found[name] = dtype, shape
             return found
     except (zipfile.BadZipFile, OSError, EOFError, struct.error, zlib.error, NotImplementedError) as error:

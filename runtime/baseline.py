@@ -15,6 +15,7 @@ from nnc.compiler.ir import Value
 from nnc.compiler.objective import pairs
 
 from .data.dataset import Dataset
+from .data.stored import Column, parts
 from .kernels import Array
 from .metrics import Evaluator
 from .model import Model
@@ -30,7 +31,7 @@ def constant_figures(model: Model, data: Dataset) -> dict[str, dict[str, float]]
     constants = {}
     for prediction, target in pairs(program.train):
         output = program.inference.outputs[prediction]
-        found = _mean(data.arrays[target][data.splits["train"]], output)
+        found = _mean(data.arrays[target], data.splits["train"], output)
         if prediction in probabilities:
             found = np.clip(found, _EDGE, 1 - _EDGE)
         constants[f"constant/{prediction}"] = found.astype(output.dtype)
@@ -38,11 +39,13 @@ def constant_figures(model: Model, data: Dataset) -> dict[str, dict[str, float]]
     return {split: evaluator.figures(data.batches(split, evaluator.batch)) for split in data.splits}
 
 
-def _mean(target: Array, output: Value) -> Array:
+def _mean(target: Column, train: Array, output: Value) -> Array:
     """The mean target in the shape of a sample of the prediction: for class indices their shares, the same at every place."""
     shape: tuple[Any, ...] = output.shape[1:]
     places = [d for d in shape[:-1] if d != 1]
     if target.dtype.kind in "iu" and shape and shape[-1] != 1 and [d for d in target.shape[1:] if d != 1] == places:
-        shares = np.bincount(target.reshape(-1), minlength=shape[-1]) / target.size
+        values = target[train]
+        shares = np.bincount(values.reshape(-1), minlength=shape[-1]) / values.size
         return np.array(np.broadcast_to(shares, shape))
-    return np.asarray(target.mean(axis=0, dtype=np.float64)).reshape(shape)
+    total = np.sum([part.sum(axis=0, dtype=np.float64) for _, part in parts(target, train)], axis=0)
+    return np.asarray(total / len(train)).reshape(shape)

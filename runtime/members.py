@@ -18,6 +18,7 @@ from nnc.compiler.experiment import Experiment
 
 from .data.dataset import Dataset, Opened
 from .data.splits import bootstrap
+from .data.stored import Column
 from .ensemble import Ensemble
 from .files import refuse
 from .kernels import generator
@@ -93,19 +94,20 @@ def rows_of(experiment: Experiment, pool: Array, splits: Sequence[Mapping[str, A
     return Rows({"train": pool} | {name: rows for name, rows in first.items() if name != "train"}, pool, seen, "" if overlapping else "out_of_bag")
 
 
-def figures_of(ensemble: Ensemble, raws: Mapping[str, Array], rows: Rows) -> Figures:
+def figures_of(ensemble: Ensemble, raws: Mapping[str, Column], rows: Rows) -> Figures:
     """Loss and metrics of the average on the ensemble's splits, and on held-out rows."""
     found = {}
     whole = Evaluator.of(ensemble)
     for name, chosen in rows.splits.items():
-        found[name] = whole.figures(whole.cut({key: raw[chosen] for key, raw in raws.items()}))
+        found[name] = whole.figures(whole.cut(raws, chosen))
     if rows.held_out:
         weights = {weight_input(i): ~np.isin(rows.pool, seen) for i, seen in enumerate(rows.seen, 1)}
         judged = np.any([*weights.values()], axis=0)
         if judged.any():
             held = Evaluator(ensemble.evaluation(weighted=True), ensemble.known, ensemble.arena)
-            samples = {key: raw[rows.pool[judged]] for key, raw in raws.items()} | {name: unseen[judged] for name, unseen in weights.items()}
-            found[rows.held_out] = held.figures(held.cut(samples))
+            unseen = held.cut({name: rows_unseen[judged] for name, rows_unseen in weights.items()})
+            samples = held.cut(raws, rows.pool[judged])
+            found[rows.held_out] = held.figures({**raw, **weight} for raw, weight in zip(samples, unseen, strict=True))
     return found
 
 

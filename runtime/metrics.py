@@ -10,6 +10,7 @@ import numpy as np
 from nnc.compiler.ir import Batch
 from nnc.compiler.training import Evaluation
 
+from .data.stored import Column
 from .ensemble import Ensemble
 from .executor import Arena, Executor
 from .kernels import Array, Randomness
@@ -51,11 +52,12 @@ class Evaluator:
             found[metric.key] = metric.sums.finish({term: totals[f"{metric.key}/{term}"] for term in metric.sums.terms})
         return found
 
-    def cut(self, arrays: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
-        """Rows in batches of the size that this evaluates at a time."""
-        rows = len(next(iter(arrays.values())))
+    def cut(self, arrays: Mapping[str, Column], chosen: Array | None = None) -> Iterator[dict[str, Array]]:
+        """All rows or those chosen, in batches of the size that this evaluates at a time."""
+        rows = len(next(iter(arrays.values()))) if chosen is None else len(chosen)
         for start in range(0, rows, self.batch):
-            yield {name: array[start : start + self.batch] for name, array in arrays.items()}
+            part: Any = slice(start, start + self.batch)
+            yield {name: array[part if chosen is None else chosen[part]] for name, array in arrays.items()}
 
     def better(self, figure: str) -> str:
         """Whether `higher` or `lower` values of a figure are better."""

@@ -28,6 +28,7 @@ from nnc.compiler.shown import figure
 
 from .calibration import grids, whole_numbers
 from .data.dataset import Opened
+from .data.stored import Column
 from .device import EngineRefusal, errors, first_line, session
 from .edge_rows import verification_rows
 from .ensemble import Ensemble
@@ -74,7 +75,7 @@ def rows_of(opened: Opened, digest: str, calibrate: int) -> Rows:
     return Rows(_taken(data.raw, chosen), _taken(data.raw, known[split]), split)
 
 
-def _taken(raw: Mapping[str, Array], rows: Array) -> dict[str, Array]:
+def _taken(raw: Mapping[str, Column], rows: Array) -> dict[str, Array]:
     return {name: array[rows] for name, array in raw.items()}
 
 

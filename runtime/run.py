@@ -40,6 +40,7 @@ from nnc.compiler.watching import by_layer
 
 from .bundle import discard, require_replaceable
 from .data.dataset import Dataset
+from .data.stored import Column
 from .ensemble import Ensemble, load
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
 from .machine import environment
@@ -243,7 +244,7 @@ def begin(run: Run, program: Program, data: Dataset, data_root: Path, engine: st
     write_text(run.path / "rows.json", rows)
 
 
-def _kept(raw: Mapping[str, Array], rows: Array) -> dict[str, Any]:
+def _kept(raw: Mapping[str, Column], rows: Array) -> dict[str, Any]:
     """Raw rows evenly spaced among the given ones."""
     chosen = rows[np.linspace(0, len(rows) - 1, min(KEPT_ROWS, len(rows))).astype(int)]
     return {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}

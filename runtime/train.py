@@ -27,7 +27,7 @@ from nnc.compiler.lower import MAX_BYTES
 from nnc.compiler.source import Source
 
 from . import machine_code
-from .data.augment import augment
+from .data.ahead import Batches
 from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
 from .engine import Engine, choose
@@ -164,20 +164,15 @@ class Trainer:
         order = self.order(place.epoch)
         data = model.program.experiment.data
         augmented = data.augment if data is not None else ()
-        programs: dict[int, tuple[Filled, list[tuple[Array, Array]]]] = {}
+        programs: dict[int, Filled] = {}
         begun, seen = time.perf_counter(), 0
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), Batches(self.data.arrays, augmented, model.seed, order, self.batch) as batches:
             for start in range(place.position, len(order), self.batch):
-                chosen = order[start : start + self.batch]
-                n = len(chosen)
+                n = min(self.batch, len(order) - start)
                 if n not in programs:
-                    program = self.steps.at(n)
-                    programs[n] = program, [(self.data.arrays[name], array) for name, array in program.inputs.items() if name in self.data.arrays]
-                program, feeds = programs[n]
-                for source, target in feeds:
-                    source.take(chosen, 0, target, "clip")
-                if augmented:
-                    augment(program.inputs, augmented, model.seed, model.step_count)
+                    programs[n] = self.steps.at(n)
+                program = programs[n]
+                batches.fill(program.inputs, start, model.step_count)
                 last = start + n == len(order)
                 if last:
                     self.steps.settle()

@@ -151,16 +151,18 @@ RUNTIME = {
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
+    "data.stored": "files",
     "data.decimals": "",
     "data.shortest": "",
     "data.texts": "data.decimals",
     "data.delimited": "threads data.decimals data.texts nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
-    "data.sources": "data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
+    "data.sources": "data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment nnc.compiler.objective",
-    "data.balance": "kernels",
+    "data.balance": "kernels data.stored",
+    "data.ahead": "data.augment data.stored nnc.compiler.experiment",
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
-    "data.dataset": "kernels executor data.fit data.sources data.splits nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
+    "data.dataset": "kernels executor data.fit data.sources data.splits data.stored nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.experiment nnc.compiler.operation nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",
     "data.row_files": "kernels data.columnar data.delimited nnc.compiler.diagnostics nnc.compiler.experiment nnc.compiler.images "
     "nnc.compiler.ops.sources nnc.compiler.parquet nnc.compiler.schema",
@@ -169,25 +171,25 @@ RUNTIME = {
     "result_files": "files data.shortest nnc.compiler.diagnostics nnc.compiler.parquet",
     "predict": "kernels executor model ensemble data.dataset data.rows result_files nnc.compiler.ir nnc.compiler.experiment",
     "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.pipeline",
-    "metrics": "kernels executor model ensemble nnc.compiler.ir nnc.compiler.training",
-    "members": "files kernels model ensemble data.dataset data.splits metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
-    "run": "files bundle machine model ensemble data.dataset nnc.compiler.watching nnc.compiler.program",
+    "metrics": "kernels executor model ensemble data.stored nnc.compiler.ir nnc.compiler.training",
+    "members": "files kernels model ensemble data.dataset data.splits data.stored metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
+    "run": "files bundle machine model ensemble data.dataset data.stored nnc.compiler.watching nnc.compiler.program",
     "alone": "",
     "servers": "nnc.compiler.interface",
     "signature": "device edge_rows export kernels nnc.compiler.interface nnc.compiler.ir",
     "calibration": "kernels executor nnc.compiler.ir nnc.compiler.quantise",
-    "quantisation": "calibration device edge_rows ensemble export kernels members metrics model verification data.dataset nnc.compiler.shown "
+    "quantisation": "calibration device edge_rows ensemble export kernels members metrics model verification data.dataset data.stored nnc.compiler.shown "
     "nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.passes nnc.compiler.quantise nnc.compiler.halve nnc.compiler.onnx_export "
     "nnc.compiler.operation nnc.compiler.ensemble",
     "deploy": "bundle ensemble export machine model quantisation run servers signature data.dataset nnc.compiler.pipeline",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
-    "baseline": "kernels model data.dataset metrics nnc.compiler.ir nnc.compiler.objective",
+    "baseline": "kernels model data.dataset data.stored metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
     "onnx_steps": "device files kernels model threads nnc.compiler.ir nnc.compiler.onnx_export nnc.compiler.onnx_step nnc.compiler.onnx_training "
     "nnc.compiler.training",
     "steps": "engine executor kernels model onnx_steps",
-    "train": "engine kernels machine_code files machine model ensemble data.dataset data.augment data.balance metrics members run watch verdict start steps "
+    "train": "engine kernels machine_code files machine model ensemble data.dataset data.ahead data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",

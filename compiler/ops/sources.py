@@ -91,7 +91,7 @@ def npy(p: PathParams, files: Files) -> Schema:
     """The array of a .npy, called `array`; the first axis is the sample. Never unpickled."""
     path = files.path(p.path)
     with path.open("rb") as file:
-        dtype, shape = npy_header(file, path.name)
+        dtype, shape = npy_header(file, path.name, path.stat().st_size)
     declared = 1
     for d in shape:
         declared *= d

@@ -9,10 +9,12 @@ import numpy as np
 
 from nnc.runtime.kernels import generator
 
+from .stored import Column
+
 Array = np.ndarray[Any, Any]
 
 
-def by_class(rows: Array, values: Array) -> list[Array]:
+def by_class(rows: Array, values: Column) -> list[Array]:
     """The rows of each class that has some. `values` are class indices, or rows of ones and zeros, of all rows."""
     classes = values[rows] if values.ndim == 1 else values[rows].argmax(axis=1)
     return [rows[classes == c] for c in np.unique(classes)]

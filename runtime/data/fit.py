@@ -1,14 +1,19 @@
-"""What data steps learn from the training rows: arrays by role, and classes. Figures are computed in float64."""
+"""What data steps learn from the training rows: arrays by role, and classes. Figures are computed in float64.
+
+The rows come in parts, as often as a step asks for them, so that they need not be in memory together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Parts = Callable[[], Iterator[Array]]
 Learned = tuple[dict[str, Array], tuple[Any, ...] | None]
+_AT_ONCE = 1 << 24  # elements that are sorted together
 
 
 def _axes(values: Array) -> tuple[int, ...]:
@@ -18,49 +23,85 @@ def _axes(values: Array) -> tuple[int, ...]:
     return tuple(a for a in range(values.ndim) if a != channel or rank == 0)
 
 
-def _figures(function: Callable[..., Any], values: Array) -> Array:
-    """A statistic by channel over known values, in the shape that broadcasts against a sample; 0 where no value is known."""
-    numbers = values.astype(np.float64)
-    known = np.isfinite(numbers).any(axis=_axes(values), keepdims=True)
+def _over(parts: Parts, figure: Callable[[Array, tuple[int, ...]], Any], add: Callable[[Array, Array], Any] = np.add) -> Array:
+    """A figure of each part by channel, in the shape that broadcasts against a sample, added up."""
+    total: Any = None
     with np.errstate(over="ignore", invalid="ignore"):  # sums beyond the largest float are found as E405
-        found = function(np.where(known, numbers, 0.0), axis=_axes(values), keepdims=True)
-    return np.asarray(np.asarray(found)[0])
+        for values in parts():
+            found = figure(values.astype(np.float64), _axes(values))[0]
+            total = found if total is None else add(total, found)
+    return np.asarray(total)
 
 
-def _standardize(values: Array, p: Any) -> Learned:
-    std = _figures(np.nanstd, values)
-    return {"mean": _figures(np.nanmean, values), "std": np.where(std > 0, std, 1.0)}, None
+def _mean(parts: Parts) -> tuple[Array, Array]:
+    """The mean of known values, 0 where no value is known, and how many are known."""
+
+    def sums(x: Array, axes: tuple[int, ...]) -> Array:
+        missing = np.isnan(x)
+        each = np.isfinite(x).any(axes, keepdims=True), (~missing).sum(axes, keepdims=True), np.where(missing, 0.0, x).sum(axes, keepdims=True)
+        return np.stack(each, axis=1)
+
+    known, count, total = _over(parts, sums)
+    return np.where(known, total, 0.0) / np.maximum(count, 1), count
 
 
-def _min_max(values: Array, p: Any) -> Learned:
-    low = _figures(np.nanmin, values)
-    spread = _figures(np.nanmax, values) - low
+def _standardize(parts: Parts, p: Any) -> Learned:
+    mean, count = _mean(parts)
+    squares = _over(parts, lambda x, axes: (np.where(np.isnan(x), 0.0, x - mean) ** 2).sum(axes, keepdims=True))
+    std = np.sqrt(squares / np.maximum(count, 1))
+    return {"mean": mean, "std": np.where(std > 0, std, 1.0)}, None
+
+
+def _min_max(parts: Parts, p: Any) -> Learned:
+    low = _over(parts, lambda x, axes: np.fmin.reduce(x, axes, keepdims=True), np.fmin)
+    high = _over(parts, lambda x, axes: np.fmax.reduce(x, axes, keepdims=True), np.fmax)
+    low, high = np.where(np.isnan(low), 0.0, low), np.where(np.isnan(high), 0.0, high)
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = high - low
     return {"min": low, "range": np.where(spread > 0, spread, 1.0)}, None
 
 
-def _impute(values: Array, p: Any) -> Learned:
+def _medians(parts: Parts) -> Array:
+    """The median of known values by channel, some channels at a time; 0 where no value is known."""
+    first = next(parts())
+    keeps = _axes(first)
+    channels = [axis for axis in range(first.ndim) if axis not in keeps]
+    count = first.shape[channels[0]] if channels else 1
+    size = sum(values.size for values in parts())
+    step = max(1, _AT_ONCE * count // max(1, size))
+    found = []
+    for start in range(0, count, step):
+        chosen = [values.take(range(start, min(start + step, count)), channels[0]) if channels else values for values in parts()]
+        numbers = np.concatenate(chosen).astype(np.float64)
+        known = np.isfinite(numbers).any(axis=keeps, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            found.append(np.nanmedian(np.where(known, numbers, 0.0), axis=keeps, keepdims=True)[0])
+    return np.concatenate(found, channels[0] - 1) if channels else np.asarray(found[0])
+
+
+def _impute(parts: Parts, p: Any) -> Learned:
     if p.strategy == "constant":
         return {}, None
-    return {"fill": _figures(np.nanmedian if p.strategy == "median" else np.nanmean, values)}, None
+    return {"fill": _medians(parts) if p.strategy == "median" else _mean(parts)[0]}, None
 
 
-def _classes(values: Array, p: Any) -> Learned:
+def _classes(parts: Parts, p: Any) -> Learned:
     """The distinct known values, sorted."""
-    flat = values.reshape(-1).tolist()
-    found = {v for v in flat if v != "" and v == v}
+    found = {v for values in parts() for v in values.reshape(-1).tolist() if v != "" and v == v}
     return {}, tuple(sorted(found))
 
 
-def _characters(values: Array, p: Any) -> Learned:
+def _characters(parts: Parts, p: Any) -> Learned:
     """The distinct characters, sorted."""
-    return {}, tuple(chr(point) for point in np.unique(values).tolist())
+    found = {point for values in parts() for point in np.unique(values).tolist()}
+    return {}, tuple(chr(point) for point in sorted(found))
 
 
-def _bucketize(values: Array, p: Any) -> Learned:
+def _bucketize(parts: Parts, p: Any) -> Learned:
     """The quantiles that cut the training rows into equal shares."""
     if not isinstance(p.edges, int):
         return {}, None
-    numbers = values.astype(np.float64).reshape(-1)
+    numbers = np.concatenate([values.astype(np.float64).reshape(-1) for values in parts()])
     shares = np.arange(1, p.edges) / p.edges
     return {"edges": np.quantile(numbers[np.isfinite(numbers)], shares)}, None
 
@@ -81,7 +122,7 @@ def balanced(values: Array, classes: int, binary: bool) -> Array:
     return np.where(there, counts.sum() / (max(1, there.sum()) * np.where(there, counts, 1.0)), 1.0)
 
 
-FITS: dict[str, Callable[[Array, Any], Learned]] = {
+FITS: dict[str, Callable[[Parts, Any], Learned]] = {
     "standardize": _standardize,
     "min_max": _min_max,
     "impute": _impute,

@@ -115,7 +115,7 @@ def labelled(model: Model | Ensemble, path: Path) -> Iterator[dict[str, Array]]:
         empty = False
         for learned in preparations(model):
             prepared = prepare_all(model.program.experiment, data, model.program.dtype, chunk.raw, chunk.row_name, learned, findings)
-        yield prepared if len(model.members) == 1 else chunk.raw
+        yield {name: array[:] for name, array in prepared.items()} if len(model.members) == 1 else chunk.raw
     if empty:
         findings.add("E410", None, "it has no rows", path=str(path), help="give a file with labelled rows")
         findings.stop_on_errors()

@@ -8,6 +8,7 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import numpy as np
 from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.images import labelled
 from nnc.compiler.ops.sources import WINE
-from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, npy_header, npz_members, read_text
+from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, idx_size, npy_header, npz_members, read_text
 
 from .columnar import parquet_batches, pixels
 from .delimited import Delimited, Lines, NoNumber
+from .stored import Column, Stored, chained, in_file, in_npy, large_members, parts, too_large
 
 Array = np.ndarray[Any, Any]
 Wanted = Mapping[str, ColumnSchema]
@@ -29,7 +31,7 @@ Wanted = Mapping[str, ColumnSchema]
 class Table:
     """Columns as arrays with the sample first. `row_name` says where a row stands in the source, for messages."""
 
-    columns: dict[str, Array]
+    columns: Mapping[str, Column]
     row_name: Callable[[int], str] = lambda row: f"row {row + 1}"
 
     @property
@@ -45,30 +47,32 @@ class Table:
             if name == "text" and "text" in promised.values:
                 columns[name] = known
                 continue
-            if classes is None and array.dtype == np.int64 and array.ndim == 1 and array.size and array.min() >= 0 and array.max() < 100_000:
-                classes = tuple(range(int(array.max()) + 1))
+            if classes is None and array.dtype == np.int64 and array.ndim == 1 and array.size:
+                low, high = (function(function(part) for _, part in parts(array)) for function in (min, max))
+                if low >= 0 and high < 100_000:
+                    classes = tuple(range(int(high) + 1))
             columns[name] = ColumnSchema(known.dtype, known.shape, classes)
         return Schema(columns, self.rows, promised.values)
 
 
 def joined(tables: Sequence[Table], schemas: Sequence[Schema], columns: Sequence[str]) -> Table:
     """The rows of several tables one after another. Classes with names are those of the first, whatever numbers they have elsewhere."""
-    parts: dict[str, list[Array]] = {name: [] for name in columns}
+    found: dict[str, list[Column]] = {name: [] for name in columns}
     for table, schema in zip(tables, schemas, strict=True):
         for name in columns:
             mine, its = schemas[0].columns[name].classes, schema.columns[name].classes
             array = table.columns[name]
             if mine is not None and its is not None and mine != its and isinstance(its[0], str):
                 places = np.array([mine.index(c) if c in mine else len(mine) for c in its])
-                array = places[array]
-            parts[name].append(array)
+                array = array.through(places.__getitem__) if isinstance(array, Stored) else places[array]
+            found[name].append(array)
     ends = np.cumsum([table.rows for table in tables]).tolist()
 
     def row_name(row: int) -> str:
         place = bisect_right(ends, row)
         return tables[place].row_name(row - (ends[place - 1] if place else 0))
 
-    return Table({name: np.concatenate(arrays) for name, arrays in parts.items()}, row_name)
+    return Table({name: chained(arrays) for name, arrays in found.items()}, row_name)
 
 
 def _delimited(p: Any, files: Files, wanted: Wanted) -> Table:
@@ -77,32 +81,38 @@ def _delimited(p: Any, files: Files, wanted: Wanted) -> Table:
     source = Delimited(path, p.separator, p.header, p.gone)
     texts = {name for name, column in wanted.items() if column.dtype == "string"}
     while True:
-        lines, parts = Lines(path), dict[str, list[Array]]((name, []) for name in wanted)
+        lines, found = Lines(path), dict[str, list[Array]]((name, []) for name in wanted)
         try:
             for block in source.blocks(wanted.keys() - texts, texts):
                 lines.add(block.lines)
                 for name, array in block.columns.items():
-                    parts[name].append(array)
-        except NoNumber as found:
-            texts.add(found.column)
+                    found[name].append(array)
+        except NoNumber as other:
+            texts.add(other.column)
             continue
         empty = {name: np.empty(0, object) if name in texts else np.empty((0, 1)) for name in wanted}
-        return Table({name: np.concatenate([empty[name], *parts.pop(name)]) for name in wanted}, lines)
+        return Table({name: np.concatenate([empty[name], *found.pop(name)]) for name in wanted}, lines)
 
 
 def _idx(p: Any, files: Files, wanted: Wanted) -> Table:
     images, labels = files.path(p.images), files.path(p.labels)
-    _, shape, _ = idx_header(images)
-    pixels = np.frombuffer(idx_bytes(images), np.uint8).reshape(shape[0], 1, *shape[1:])
+    _, shape, offset = idx_header(images)
+    shape = (shape[0], 1, *shape[1:])
+    if images.suffix != ".gz" and too_large(prod(shape)):
+        idx_size(images)
+        pixels: Column = in_file(images, offset, shape, np.dtype(np.uint8))
+    else:
+        pixels = np.frombuffer(idx_bytes(images), np.uint8).reshape(shape)
     return Table({"image": pixels, "label": np.frombuffer(idx_bytes(labels), np.uint8).astype(np.int64)})
 
 
 def _npz(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
-    npz_members(path)  # declared sizes against stored bytes, before anything is allocated
+    members = npz_members(path)  # declared sizes against stored bytes, before anything is allocated
     try:
+        large = large_members(path, {name for name, (_, shape) in members.items() if too_large(prod(shape))})
         with np.load(path, allow_pickle=False) as archive:
-            return Table({name: _array(archive[name]) for name in archive.files})
+            return Table({name: _array(large[name] if name in large else archive[name]) for name in archive.files})
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise Refusal("E410", label=str(error), path=p.path, help="write it with numpy.savez") from None
 
@@ -110,14 +120,17 @@ def _npz(p: Any, files: Files, wanted: Wanted) -> Table:
 def _npy(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
     with path.open("rb") as file:
-        npy_header(file, path.name)
+        _, shape = npy_header(file, path.name, path.stat().st_size)
     try:
+        stored = in_npy(path, 0) if too_large(prod(shape)) else None
+        if stored is not None:
+            return Table({"array": _array(stored)})
         return Table({"array": _array(np.load(path, allow_pickle=False))})
     except (ValueError, OSError, EOFError) as error:
         raise Refusal("E410", label=str(error), path=p.path, help="write it with numpy.save") from None
 
 
-def _array(array: Array) -> Array:
+def _array(array: Column) -> Column:
     """Signed and wide integers as int64, half floats as float32; others as they are."""
     if array.dtype.kind in "iu" and array.dtype != np.uint8:
         return array.astype(np.int64)
@@ -153,9 +166,9 @@ def _text(p: Any, files: Files, wanted: Wanted) -> Table:
 
 def _parquet(p: Any, files: Files, wanted: Wanted) -> Table:
     path = files.path(p.path)
-    parts = [*parquet_batches(path, wanted)]
+    batches = [*parquet_batches(path, wanted)]
     empty = {name: np.empty(0, object) if c.dtype == "string" else np.empty((0, 1)) for name, c in wanted.items()}
-    return Table({name: np.concatenate([empty[name], *(part.pop(name) for part in parts)]) for name in wanted}, lambda row: f"row {row + 1} of {path.name}")
+    return Table({name: np.concatenate([empty[name], *(part.pop(name) for part in batches)]) for name in wanted}, lambda row: f"row {row + 1} of {path.name}")
 
 
 def _image_folder(p: Any, files: Files, wanted: Wanted) -> Table:

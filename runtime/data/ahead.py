@@ -1,0 +1,70 @@
+"""Training batches, the next one made ready in a thread while a step runs.
+
+Rows of arrays in memory are gathered about as fast as they would be copied from where the thread puts them, so a thread takes part only where a
+batch is augmented, or comes from a file. What a batch holds depends on its rows and its step alone, not on who makes it, nor when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from nnc.compiler.experiment import Augmentation
+
+from .augment import augment
+from .stored import Column, Stored
+
+Array = np.ndarray[Any, Any]
+
+
+class Batches:
+    """The batches of an epoch, `size` rows of `order` at a time; a context, which the thread does not outlive."""
+
+    def __init__(self, columns: Mapping[str, Column], augmented: Sequence[Augmentation], seed: int, order: Array, size: int):
+        self.columns, self.augmented, self.seed, self.order, self.size = columns, augmented, seed, order, size
+        self.thread: ThreadPoolExecutor | None = None
+        self.ready: tuple[int, Future[None], dict[str, Array]] | None = None
+
+    def __enter__(self) -> Batches:
+        if self.augmented or any(isinstance(column, Stored) for column in self.columns.values()):
+            self.thread = ThreadPoolExecutor(1, "nnc-batches")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.thread is not None:
+            self.thread.shutdown(cancel_futures=True)
+
+    def fill(self, inputs: dict[str, Array], start: int, step: int) -> None:
+        """Put the batch that starts at a place of the order into a step's inputs. Raises what making it ready raised."""
+        rows = self.order[start : start + self.size]
+        if self.thread is None:
+            self._make(inputs, rows, step)
+            return
+        held: dict[str, Array] = {}
+        if self.ready is not None and self.ready[0] == start:
+            _, made, held = self.ready
+            made.result()
+            for name, array in held.items():
+                np.copyto(inputs[name], array)
+        else:
+            self._make(inputs, rows, step)
+        following = self.order[start + self.size : start + 2 * self.size]
+        self.ready = None
+        if len(following) == len(rows):  # the last batch may be smaller
+            held = held or {name: np.empty_like(array) for name, array in inputs.items()}
+            self.ready = start + self.size, self.thread.submit(self._make_quietly, held, following, step + 1), held
+
+    def _make(self, inputs: dict[str, Array], rows: Array, step: int) -> None:
+        for name, array in inputs.items():
+            if name in self.columns:
+                self.columns[name].take(rows, 0, array, "clip")
+        if self.augmented:
+            augment(inputs, self.augmented, self.seed, step)
+
+    def _make_quietly(self, inputs: dict[str, Array], rows: Array, step: int) -> None:
+        """As the trainer's own thread is told: infinities are found by looking at results."""
+        with np.errstate(all="ignore"):
+            self._make(inputs, rows, step)
