@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .ir import Batch, Dim, Graph, Shape, Value, elements
+from .ir import Batch, Dim, Graph, Shape, Value, constant_of, elements
 from .onnx_lowering import LOWERINGS, Emitter, Lowering, extra_output, pads, reshape_to, shape_of, sizes, static, zeros
 from .onnx_recurrence import recurrence, recurrence_gradient
 
@@ -34,7 +34,13 @@ def _broadcast_to(emit: Emitter, value: Value, inputs: list[str]) -> str:
     return emit.node("Expand", inputs[0], shape_of(emit, value.shape))
 
 
+def _maximum(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    return emit.node("Relu", inputs[0]) if constant_of(value.operands[1]) == 0 else emit.node("Max", *inputs)
+
+
 # Images
+
+MOST_PLACES = 4  # of a window that is gone through place by place
 
 
 def _conv2d_weight_gradient(emit: Emitter, value: Value, inputs: list[str]) -> str:
@@ -72,11 +78,22 @@ def _reach(value: Value, axis: int) -> int:
 
 
 def _max_pool(emit: Emitter, value: Value, inputs: list[str]) -> str:
-    return _winners(emit, value, value.attributes, inputs[0])[0]
+    image, window = value.operands[0], value.attributes["window"]
+    if _tiles(value, image.shape, value.shape) and window[0] * window[1] <= MOST_PLACES:
+        return LOWERINGS["max_pool"](emit, value, inputs)
+    return _winners(emit, value, inputs[0])[0]
 
 
-def _winners(emit: Emitter, value: Value, a: Any, x: str) -> list[str]:
+def _tiles(value: Value, large: Shape, small: Shape) -> bool:
+    """Whether every element of the large image stands in exactly one window."""
+    a = value.attributes
+    covered = tuple(count * size for count, size in zip(small[2:], a["window"], strict=True))
+    return a["stride"] == a["window"] and not any(map(any, a["padding"])) and covered == large[2:]
+
+
+def _winners(emit: Emitter, value: Value, x: str) -> list[str]:
     """The maxima of the windows, and where in the flat input the first of each stands. Made once for one input and one geometry."""
+    a = value.attributes
     key = f"{x} {a['window']} {a['stride']} {a['padding']}"
     if key not in emit.parts:
         emit.parts[key] = emit.several("MaxPool", x, count=2, kernel_shape=list(a["window"]), strides=list(a["stride"]), pads=pads(value))
@@ -84,8 +101,11 @@ def _winners(emit: Emitter, value: Value, a: Any, x: str) -> list[str]:
 
 
 def _max_pool_gradient(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    (high, wide), small = value.attributes["window"], value.operands[1].shape
+    if _tiles(value, value.shape, small) and high * wide <= MOST_PLACES:
+        return _to_first_equal(emit, value, inputs)
     x, _, g = inputs
-    places = reshape_to(emit, _winners(emit, value, value.attributes, x)[1], (Batch(),))
+    places = reshape_to(emit, _winners(emit, value, x)[1], (Batch(),))
     flat = zeros(emit, value.dtype, (_count(value.shape),))
     overlapping = any(s < w for s, w in zip(value.attributes["stride"], value.attributes["window"], strict=True))
     more: dict[str, Any] = {"reduction": "add"} if overlapping else {}
@@ -93,9 +113,30 @@ def _max_pool_gradient(emit: Emitter, value: Value, inputs: list[str]) -> str:
     return reshape_to(emit, found, value.shape)
 
 
+def _to_first_equal(emit: Emitter, value: Value, inputs: list[str]) -> str:
+    """The cotangent of a window to the first of its elements that is the maximum, place by place: a few passes, where indices take many."""
+    (high, wide), (_, _, _, columns) = value.attributes["window"], value.operands[1].shape
+    rows = Batch()  # of windows' rows, all images'
+    x = reshape_to(emit, inputs[0], (rows, high, columns, wide))
+    top, g = (reshape_to(emit, name, (rows, columns)) for name in inputs[1:])
+    free = ""
+    lines = []
+    for i in range(high):
+        line = emit.node("Gather", x, emit.tensor(i, "int64"), axis=1)
+        places = []
+        for j in range(wide):
+            equal = emit.node("Equal", emit.node("Gather", line, emit.tensor(j, "int64"), axis=2), top)
+            hit = emit.node("And", equal, free) if free else equal
+            other = emit.node("Not", equal)
+            free = emit.node("And", other, free) if free else other
+            places.append(reshape_to(emit, emit.node("Mul", emit.node("Cast", hit, to=value.dtype), g), (rows, 1, columns, 1)))
+        lines.append(emit.node("Concat", *places, axis=3) if wide > 1 else places[0])
+    return reshape_to(emit, emit.node("Concat", *lines, axis=1) if high > 1 else lines[0], value.shape)
+
+
 def _max_pool_gather(emit: Emitter, value: Value, inputs: list[str]) -> str:
     x, _, g = inputs
-    places = reshape_to(emit, _winners(emit, value, value.attributes, x)[1], (Batch(),))
+    places = reshape_to(emit, _winners(emit, value, x)[1], (Batch(),))
     return reshape_to(emit, emit.node("Gather", reshape_to(emit, g, (Batch(),)), places, axis=0), value.shape)
 
 
@@ -112,8 +153,7 @@ def _avg_pool_gradient(emit: Emitter, value: Value, inputs: list[str]) -> str:
     counts = [[_inside(i, axis, a, size) for i in range(length)] for axis, length in enumerate(out)]  # type: ignore[arg-type]
     inverse = [1 / (rows * columns) for rows in counts[0] for columns in counts[1]]
     shares = emit.node("Mul", inputs[0], emit.tensor(inverse, value.dtype, [1, 1, *static(tuple(out))]))
-    covered = (out[0] * high, out[1] * wide)
-    if stride == a["window"] and not any(map(any, a["padding"])) and covered == tuple(size):
+    if _tiles(value, value.shape, g.shape):
         apart = (n, channels, out[0], 1, out[1], 1)
         repeated = emit.node("Expand", reshape_to(emit, shares, apart), sizes(emit, [1, 1, 1, high, 1, wide]))
         return reshape_to(emit, repeated, value.shape)
@@ -193,6 +233,7 @@ def _slice(emit: Emitter, value: Value, inputs: list[str]) -> str:
 
 
 TRAINING: dict[str, Lowering] = LOWERINGS | {
+    "maximum": _maximum,
     "broadcast_to": _broadcast_to,
     "slice": _slice,
     "conv2d_weight_gradient": _conv2d_weight_gradient,
