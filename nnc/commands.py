@@ -175,7 +175,7 @@ def build(options: Namespace) -> int:
     _show_advice(program)
     from .runtime.build import build as compile_to
 
-    fresh = compile_to(program, _root(options, path), target, _limit(options))
+    fresh = compile_to(program, _root(options, path), target, _limit(options), lambda text: print(f"note: {text}", file=sys.stderr))
     if not fresh:
         print(f"{target}: unchanged, nothing to build")
         return 0

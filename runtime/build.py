@@ -1,9 +1,10 @@
-"""`nnc build`: the ONNX file with initial or given weights, and the plan of a step, without training."""
+"""`nnc build`: the ONNX file with initial or given weights, the training step as another (training.onnx), and the plan of a step, without training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from nnc.compiler import pipeline, plan
 from .data.dataset import open_data
 from .engine import choose
 from .ensemble import Ensemble
-from .files import TEMPORARY, digest_of, refuse, write_json, write_text
+from .export import metadata
+from .files import TEMPORARY, digest_of, refuse, write_bytes, write_json, write_text
 from .kernels import Array
 from .machine import versions
 from .members import parts, seeds
 from .model import Model
+from .onnx_steps import training_file, unwritten
 from .start import start_from
+
+STEP_FILE = "training.onnx"
 
 
 def _inputs(program: pipeline.Program, root: Path) -> dict[str, object]:
@@ -73,8 +78,8 @@ def _untrained(program: pipeline.Program, root: Path, max_bytes: int) -> tuple[l
     return models, rows
 
 
-def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -> list[str]:
-    """The names of the files written into the target; none where nothing has changed since the last build."""
+def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int, note: Callable[[str], None] = lambda text: None) -> list[str]:
+    """The names of the files written into the target; none where nothing has changed since the last build. `note` is told why one is left out."""
     inputs = _inputs(program, root)
     manifest = target / "manifest.json"
     known = _known(target)
@@ -93,6 +98,12 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int) -
         n = train.batch if isinstance(train.batch, int) else model.samples or 1
         write_text(target / "plan.txt", plan.show(plan.plan(model.stepper().graph, n)) + "\n")
         written.append("plan.txt")
+        problem = unwritten(model) or ("the model has that name" if STEP_FILE in written else "")
+        if problem:
+            note(f"no {STEP_FILE}: {problem}")
+        else:
+            write_bytes(target / STEP_FILE, training_file(model, model.step_apart(), metadata(program.experiment)))
+            written.append(STEP_FILE)
         if choose().name == "fast":
             model.step_program(n)  # its loops are compiled ahead of the training
     write_json(manifest, {"inputs": inputs, "files": {name: digest_of(target / name) for name in written}})

@@ -92,7 +92,7 @@ def encoded(program: Program, graph: Graph, arrays: Mapping[str, Array], opset: 
     about = f"Raw columns in, decoded outputs out: preprocessing is part of the graph. Compiled from {_spec(experiment)} by nnc."
     notes = Notes(about, {name: port.text for name, port in (ports.inputs | ports.outputs).items()}, layer_notes(program))
     try:
-        return serialised(to_onnx(graph, arrays, opset=opset, name=_name(experiment), metadata=_metadata(experiment), notes=notes))
+        return serialised(to_onnx(graph, arrays, opset=opset, name=_name(experiment), metadata=metadata(experiment), notes=notes))
     except Unavailable as error:
         way = f"use opset = {error.needed} or more" if error.needed is not None else "report the spec as a bug"
         _refuse("E607", experiment, str(error), way, opset=error.opset, operator=error.operator)
@@ -123,7 +123,7 @@ def _spec(experiment: Experiment) -> str:
     return Path(experiment.source.name).name.encode("utf-8", "replace").decode()
 
 
-def _metadata(experiment: Experiment) -> dict[str, str]:
+def metadata(experiment: Experiment) -> dict[str, str]:
     digest = hashlib.sha256(experiment.source.text.encode()).hexdigest()
     return {"producer": f"nnc {versions().get('nnc-lang', '')}".strip(), "spec": _spec(experiment), "spec_sha256": digest}
 

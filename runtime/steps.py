@@ -57,10 +57,12 @@ class HostSteps:
         """The state is there already."""
 
 
-def steps_on(engine: Engine, model: Model) -> Steps:
-    """The steps of a model on an engine. E710 where onnxruntime cannot take them."""
+def steps_on(engine: Engine, model: Model, n: int) -> Steps:
+    """The steps of a model on an engine. E710 where onnxruntime cannot take those for n samples, E709 where the device has no kernel for a node."""
     if engine.name != "onnxruntime":
         return HostSteps(model)
     from .onnx_steps import OnnxSteps
 
-    return OnnxSteps(model, engine.device)
+    steps = OnnxSteps(model, engine.device)
+    steps.at(n)
+    return steps

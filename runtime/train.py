@@ -126,7 +126,6 @@ class Trainer:
         train = model.program.train
         assert train is not None
         self.model, self.data, self.run, self.progress, self.train, self.engine = model, data, run, progress, train, engine
-        self.steps = steps_on(engine, model)
         self.rows = data.splits["train"]
         experiment = model.program.experiment
         balanced = experiment.data.balanced if experiment.data is not None else None
@@ -134,6 +133,7 @@ class Trainer:
         self.drawn = size(self.groups) if self.groups else len(self.rows)  # rows of an epoch
         self.batch = self.drawn if train.batch == "full" else min(int(train.batch), self.drawn)
         self.steps_per_epoch = -(-self.drawn // self.batch)
+        self.steps = steps_on(engine, model, self.batch)
         self.plateau = next((bound.params for bound in train.schedule if "plateau" in bound.operation.facts), None)
         self.scheduled = training.rates(train, self.steps_per_epoch)
         model.rate = self.rate

@@ -199,7 +199,7 @@ RUNTIME = {
     "graph_picture": "charts layered onnx_file nnc.compiler.shown",
     "page": "charts",
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
-    "build": "kernels engine files machine model ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
+    "build": "kernels engine export files machine model onnx_steps ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
     "doctor": "device engine machine",
 }
 TOP = {

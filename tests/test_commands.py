@@ -182,7 +182,7 @@ def test_build(tmp_path: Path) -> None:
         return "unchanged" not in said.out
 
     assert built()
-    assert sorted(p.name for p in target.iterdir()) >= ["manifest.json", "people.onnx", "plan.txt"]
+    assert sorted(p.name for p in target.iterdir()) >= ["manifest.json", "people.onnx", "plan.txt", "training.onnx"]
     assert onnxruntime.InferenceSession(str(target / "people.onnx"), providers=["CPUExecutionProvider"]).get_inputs()
     first = (target / "people.onnx").read_bytes()
     assert not built()
@@ -192,7 +192,7 @@ def test_build(tmp_path: Path) -> None:
     assert not built()
     write(tmp_path / "people.csv", people(seed=1))
     assert built()
-    for name in ("people.onnx", "plan.txt"):
+    for name in ("people.onnx", "plan.txt", "training.onnx"):
         good = (target / name).read_bytes()
         (target / name).write_bytes(good + b" ")
         assert built()
@@ -214,6 +214,21 @@ def test_a_network_alone_can_be_built(tmp_path: Path) -> None:
     spec = write(tmp_path / "n.nn", "network(x: float32[3]) { return y = x -> dense(2) }")
     assert nnc("build", spec, "-o", tmp_path / "out").status == 0
     assert (tmp_path / "out" / "n" / "model.onnx").is_file()
+
+
+def test_a_training_that_is_no_single_step_is_built_without_training_onnx(tmp_path: Path, tiny: Path) -> None:
+    text = tiny.read_text("utf-8").replace("adam(lr=0.05)", "lbfgs(lr=1)").replace("batch = 2", "batch = full")
+    said = nnc("build", write(tmp_path / "solved.nn", text), "-o", tmp_path / "out")
+    assert (said.status, said.err) == (0, "note: no training.onnx: lbfgs evaluates the objective as often as a step needs\n")
+    assert sorted(p.name for p in (tmp_path / "out" / "solved").iterdir()) == ["manifest.json", "model.onnx", "plan.txt"]
+
+
+def test_a_model_called_training_is_not_written_over(tmp_path: Path, tiny: Path) -> None:
+    text = tiny.read_text("utf-8") + 'export { file = "training.onnx" }\n'
+    said = nnc("build", write(tmp_path / "named.nn", text), "-o", tmp_path / "out")
+    assert said.err == "note: no training.onnx: the model has that name\n"
+    made = onnxruntime.InferenceSession(str(tmp_path / "out" / "named" / "training.onnx"), providers=["CPUExecutionProvider"])
+    assert [i.name for i in made.get_inputs()] == ["x"]
 
 
 def test_build_writes_over_nothing_else(tmp_path: Path, tiny: Path) -> None:

@@ -181,14 +181,14 @@ def test_random_values_of_one_stream_and_different_shapes_are_inputs_of_their_ow
 class Twins:
     """A model on NumPy and one on onnxruntime, which is put into the first one's state before every step."""
 
-    def __init__(self, text: str, batch: Mapping[str, Array], prepare: Callable[[Any], None] = lambda model: None):
+    def __init__(self, text: str, batch: Mapping[str, Array], prepare: Callable[[Any], None] = lambda model: None, device: str = "cpu"):
         self.batch = {name: single(array) for name, array in batch.items()}
         self.plain, self.other = (nnc.compile(text).init(1) for _ in range(2))
         prepare(self.plain)
         self.plain.slots()
         self.other._fresh(self.other._checked(self.batch, targets=True))
-        self.steps = OnnxSteps(self.other, "cpu")
-        self.filled = self.steps.at(len(next(iter(self.batch.values()))))
+        self.steps = OnnxSteps(self.other, device)
+        self.filled: Any = self.steps.at(len(next(iter(self.batch.values()))))
         for name, array in self.filled.inputs.items():
             np.copyto(array, self.batch[name], casting="unsafe")
 
