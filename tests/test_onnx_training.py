@@ -189,6 +189,10 @@ class Twins:
         self.other._fresh(self.other._checked(self.batch, targets=True))
         self.steps = OnnxSteps(self.other, device)
         self.filled: Any = self.steps.at(len(next(iter(self.batch.values()))))
+        self.feed(self.batch)
+
+    def feed(self, batch: Mapping[str, Array]) -> None:
+        self.batch = {name: single(array) for name, array in batch.items()}
         for name, array in self.filled.inputs.items():
             np.copyto(array, self.batch[name], casting="unsafe")
 

@@ -41,9 +41,9 @@ def alone(name: str, *, smooth: bool = False, optimizer: str = "") -> str:
     return text
 
 
-def batch(text: str, n: int) -> dict[str, Array]:
+def batch(text: str, n: int, seed: int = 0) -> dict[str, Array]:
     """Random rows for a spec without data."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     program = api.compile(text)._checked
     inputs = {i.name: random.normal(size=(n, *i.shape)) if i.dtype == "float32" else random.integers(0, 12, (n, *i.shape))
               for i in program.experiment.network.inputs}  # fmt: skip
@@ -67,10 +67,12 @@ def normed(twins: Twins) -> set[str]:
 
 
 def check_gradients(name: str, steps: int, least: float) -> None:
-    """beta=0: the velocity is the gradient."""
+    """beta=0: the velocity is the gradient. Each step has other rows, so that there is always something left to learn."""
+    text = alone(name, smooth=True, optimizer="momentum(lr=0.01, beta=0)")
     both = twins(name, smooth=True, optimizer="momentum(lr=0.01, beta=0)")
     left_out = {f"slot/{key}/velocity" for key in normed(both)}
-    for _ in range(steps):
+    for seed in range(steps):
+        both.feed(batch(text, BATCH.get(name, 16), seed))
         wanted, found = both.step()
         assert found == pytest.approx(wanted, rel=1e-5)
         distances = {key: d for key, d in apart(both.gradients(), least).items() if key not in left_out}
