@@ -61,6 +61,14 @@ CODES: dict[str, Code] = {
         the operators of the file, or a row holds a value that the network has no place for.
         """,
     ),
+    "E613": Code(
+        "the training of `{path}` cannot be repeated",
+        """
+        `nnc reproduce` trains again from the manifest that nnc wrote into a run or a bundle, and compares what comes out
+        with what lies beside it. The manifest has to be that of a training that has ended, and to name the spec, its
+        constants and the SHA-256 of its data.
+        """,
+    ),
     "E620": Code(
         "the model loses too much in {what}",
         """

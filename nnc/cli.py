@@ -76,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("run", metavar="RUN")
     made.add_argument("-o", "--out", metavar="FILE", help="default: RUN/report.html")
 
+    made = command("reproduce", "train again from what a manifest records, and compare the bytes")
+    made.add_argument("manifest", metavar="MANIFEST", help="the manifest.json of a run or of a bundle")
+    made.add_argument("-o", "--out", metavar="DIR", help="keep the new run there; default: a temporary directory")
+    made.add_argument("--data-root", metavar="DIR", help="where the paths of the data section start; a run's manifest knows its own")
+
     made = command("inspect", "what an ONNX file of any origin holds: inputs, outputs, nodes, shapes, sizes")
     made.add_argument("model", metavar="MODEL", help="an .onnx file; nothing of it is run")
     made.add_argument("-o", "--out", metavar="FILE", help="draw the graph into an .svg file")

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from argparse import Namespace
+from contextlib import ExitStack
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,6 +308,26 @@ def run(options: Namespace) -> int:
     _export(done, result.model, done.export, options.data_root)
     _page(done, done.report)
     return 0
+
+
+def reproduce(options: Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from .runtime.reproduce import recorded
+    from .runtime.reproduce import reproduce as train_again
+
+    made = recorded(Path(options.manifest))
+    root = Path(options.data_root) if options.data_root is not None else None
+    lines, equal = terminal.Lines(), True
+    with ExitStack() as stack:
+        stack.callback(lines.close)
+        out = Path(options.out) if options.out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="nnc-"))) / "run"
+        for finding in train_again(made, out, root, lines.observe()):
+            lines.close()
+            print(f"{'  ' if finding.equal else '! '}{finding.what:<24}{finding.told}")
+            equal = equal and (finding.equal or not finding.decides)
+    print("reproduced: the same bytes" if equal else "not reproduced")
+    return 0 if equal else 1
 
 
 def report(options: Namespace) -> int:

@@ -95,7 +95,7 @@ def open_bundle(path: Path) -> Bundle:
     if manifest is None:
         _refuse(path, f"{MANIFEST} is not as nnc wrote it")
     content: dict[str, bytes] = {}
-    for name, entry in manifest["files"].items():
+    for name, entry in sorted(manifest["files"].items(), key=lambda listed: listed[0] != manifest["model"]):  # the model before copies of it
         wrong = _wrong(path / name, name, entry, manifest["files"])
         if wrong:
             _refuse(path, wrong)

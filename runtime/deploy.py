@@ -56,7 +56,7 @@ def provenance(run: Run, model: Model | Ensemble) -> dict[str, Any]:
     """What the model was made of: enough to make it again, given the data, and to read rows for it."""
     known = run.manifest()
     name = Path(known["spec"]["name"]).name.encode("utf-8", "replace").decode()  # where it lay is nobody's business
-    kept = {key: known[key] for key in ("split", "members", "seed", "constants", "environment")}
+    kept = {key: known[key] for key in ("split", "weights", "members", "seed", "constants", "environment")}
     data = {key: known["data"][key] for key in ("sha256", "rows")}
     read = {key: model.members[0].about()[key] for key in ("schema", "classes")}
     return {"spec": known["spec"] | {"name": name}, "data": data, **kept, **read, "versions": versions()}

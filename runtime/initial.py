@@ -12,13 +12,22 @@ import numpy as np
 from nnc.compiler.diagnostics import Findings, Refusal
 from nnc.compiler.lower import Parameter
 from nnc.compiler.operation import Draw
+from nnc.compiler.program import Program
 from nnc.compiler.schema import Files
 from nnc.compiler.source import Source
 
-from .files import read_any_arrays
+from .files import digest_of, read_any_arrays
 from .kernels import generator
 
 Array = np.ndarray[Any, Any]
+
+
+def weight_files(program: Program, root: Path) -> dict[str, str]:
+    """The files under the root that weights start from, with their SHA-256."""
+    names = {p.draw.file for p in program.inference.parameters.values() if p.draw.file}
+    if program.train is not None and program.train.start is not None:
+        names.add(program.train.start.params.file)
+    return {name: digest_of(root / name) for name in sorted(names) if (root / name).is_file()}
 
 
 def fill(variables: Mapping[str, Array], parameters: Iterable[Parameter], seed: int, source: Source, root: Path | None) -> None:

@@ -43,6 +43,7 @@ from .data.dataset import Dataset
 from .data.stored import Column
 from .ensemble import Ensemble, load
 from .files import TEMPORARY, make_directory, refuse, write_json, write_text
+from .initial import weight_files
 from .machine import environment
 from .model import Model, load_with
 
@@ -217,9 +218,10 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text("utf-8"))
         texts = content["spec"]["sha256"], content["data"]["sha256"], content["data"]["root"], content["rows"]
-    except (ValueError, OSError, KeyError, TypeError):
+    except (ValueError, OSError, KeyError, TypeError, RecursionError):
         return None
-    return dict(content) if all(isinstance(text, str) for text in texts) else None
+    whole = {"split", "weights", "members", "seed", "constants", "environment"} <= content.keys()
+    return dict(content) if whole and all(isinstance(text, str) for text in texts) else None
 
 
 def begin(run: Run, program: Program, data: Dataset, data_root: Path, engine: str) -> None:
@@ -231,7 +233,8 @@ def begin(run: Run, program: Program, data: Dataset, data_root: Path, engine: st
     about = {
         "spec": {"name": experiment.source.name, "sha256": hashlib.sha256(text.encode()).hexdigest()},
         "data": {"sha256": data.digest, "root": str(data_root.resolve()), "rows": {name: len(rows) for name, rows in data.splits.items()}},
-        "split": {"sha256": _split_digest(data.splits)},
+        "split": {"sha256": split_digest(data.splits)},
+        "weights": weight_files(program, data_root),
         "rows": hashlib.sha256(rows.encode()).hexdigest(),
         "parameters": {layer: sum(prod(p.shape) for p in found) for layer, found in by_layer(program.inference.trainable).items()},
         "members": experiment.members,
@@ -250,7 +253,7 @@ def _kept(raw: Mapping[str, Column], rows: Array) -> dict[str, Any]:
     return {name: {"dtype": str(array.dtype), "values": array[chosen].tolist()} for name, array in raw.items()}
 
 
-def _split_digest(splits: Mapping[str, Array]) -> str:
+def split_digest(splits: Mapping[str, Array]) -> str:
     """SHA-256 over which rows each split holds, in what order."""
     digest = hashlib.sha256()
     for name in sorted(splits):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -101,6 +102,23 @@ def _run(lanes: Sequence[int], body: Body) -> None:
 
 
 _pool = Pool()
+
+
+@contextmanager
+def with_threads(threads: int | None) -> Iterator[None]:
+    """Have the BLAS, and with it the pool, on so many threads; as many as it takes, where that is less. None leaves them as they are."""
+    global _pool
+    libraries = blas_libraries() if threads is not None else []
+    before = [library.num_threads for library in libraries]
+    try:
+        for library in libraries:
+            library.set_num_threads(threads)
+        _pool = Pool()
+        yield
+    finally:
+        for library, count in zip(libraries, before, strict=True):
+            library.set_num_threads(count)
+        _pool = Pool()
 
 
 def for_each(count: int, body: Body) -> None:

@@ -145,7 +145,8 @@ RUNTIME = {
     "verification": "device edge_rows executor kernels rounding nnc.compiler.ir nnc.compiler.plan",
     "export": "absorb device edge_rows kernels executor files machine rounding verification nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.onnx_export "
     "nnc.compiler.experiment nnc.compiler.interface nnc.compiler.program",
-    "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower",
+    "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower "
+    "nnc.compiler.program",
     "parameters": "",
     "model": "kernels executor engine files export initial parameters solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
@@ -173,7 +174,7 @@ RUNTIME = {
     "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.pipeline",
     "metrics": "kernels executor model ensemble data.stored nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits data.stored metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
-    "run": "files bundle machine model ensemble data.dataset data.stored nnc.compiler.watching nnc.compiler.program",
+    "run": "files bundle initial machine model ensemble data.dataset data.stored nnc.compiler.watching nnc.compiler.program",
     "alone": "",
     "servers": "nnc.compiler.interface",
     "signature": "device edge_rows export kernels nnc.compiler.interface nnc.compiler.ir",
@@ -192,6 +193,8 @@ RUNTIME = {
     "train": "engine kernels machine_code files machine model ensemble data.dataset data.ahead data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
+    "reproduce": "bundle data.dataset deploy engine ensemble files initial machine members model predict run threads train nnc.compiler.source "
+    "nnc.compiler.diagnostics nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
     "charts": "",
     "onnx_file": "files",
@@ -208,7 +211,7 @@ TOP = {
     "nnc.terminal": "nnc.compiler.diagnostics nnc.compiler.shown nnc.runtime.onnx_file nnc.runtime.train nnc.runtime.verdict",
     "nnc.commands": "nnc.terminal nnc.specs nnc.compiler.source nnc.compiler.codes nnc.compiler.diagnostics nnc.compiler.cost nnc.compiler.formatting "
     "nnc.compiler.lower nnc.compiler.shown nnc.compiler.pipeline nnc.runtime.files nnc.runtime.model nnc.runtime.ensemble nnc.runtime.members "
-    "nnc.runtime.bundle nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict nnc.runtime.deployed "
+    "nnc.runtime.bundle nnc.runtime.data.dataset nnc.runtime.data.rows nnc.runtime.predict nnc.runtime.deployed nnc.runtime.reproduce "
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.deploy nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
     "nnc.runtime.onnx_file nnc.runtime.graph_picture "
     "nnc.runtime.doctor",

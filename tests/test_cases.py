@@ -41,6 +41,7 @@ ELSEWHERE = {
     "E607": "test_verification.py",
     "E611": "test_inspect.py",
     "E612": "test_predict.py",
+    "E613": "test_reproduce.py",
     "E620": "test_quantisation.py",
     "E621": "test_quantisation.py",
     "E701": "test_files.py",

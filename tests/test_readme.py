@@ -52,6 +52,7 @@ def test_the_first_spec_goes_the_whole_way(flowers, capsys):
     assert main(["export", "runs/flowers", "-o", "dist"]) == 0
     listed = re.findall(r"^    ([\w.]+)/? {3,}", README.partition("## Deploying")[2].partition("## ")[0], re.MULTILINE)
     assert {p.name for p in Path("dist").iterdir()} == set(listed)
+    assert main(["reproduce", "runs/flowers/manifest.json"]) == 0
     assert main(["inspect", "dist/model.onnx", "-o", "graph.svg"]) == 0
 
 
