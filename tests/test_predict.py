@@ -106,12 +106,13 @@ def test_nothing_of_a_damaged_bundle_runs(run: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(deployed, "session", ran)
     rows, dist = write(tmp_path / "rows.csv", people(20)), tmp_path / "dist"
-    for path in sorted(p for p in (run / "export").iterdir() if p.name != MANIFEST):
+    for path in sorted(p for p in (run / "export").rglob("*") if p.is_file() and p.name != MANIFEST):
+        name = path.relative_to(run / "export")
         for damage in (lambda data: data[:-1], lambda data: bytes([data[0] ^ 1]) + data[1:], lambda data: b"other" + data[5:]):
             shutil.rmtree(dist, ignore_errors=True)
             shutil.copytree(run / "export", dist)
-            (dist / path.name).write_bytes(damage(path.read_bytes()))
-            refused(nnc("predict", dist, rows, "-o", tmp_path / "out.csv"), "E703", path.name)
+            (dist / name).write_bytes(damage(path.read_bytes()))
+            refused(nnc("predict", dist, rows, "-o", tmp_path / "out.csv"), "E703", name.as_posix())
     shutil.copy(dist / "signature.json", dist / "people.onnx")
     refused(nnc("predict", dist, rows, "-o", tmp_path / "out.csv"), "E703", "people.onnx holds what belongs to signature.json")
     (dist / MANIFEST).write_text("{}")
