@@ -1,6 +1,7 @@
 # make demo: install into .venv and go the whole way on real handwritten digits.
 # make test: install what the tests need and run them. ORACLES= leaves out torch; the tests that compare with it then skip.
 # make bench: install the peers and compare with them; ARGS= takes options, PEERS= leaves peers out, ARGS='--python PATH' uses those of PATH.
+# make bench-inference: how long the exported models take to answer, beside torch; the same ARGS= and PEERS=.
 
 PYTHON ?= python3
 ORACLES ?= torch==2.13.0
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= 2
 
-.PHONY: demo test lint types bench install clean
+.PHONY: demo test lint types bench bench-inference install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nnc run specs/digits.nn -o runs/digits
@@ -25,6 +26,9 @@ types: $(VENV)/.tested
 
 bench: $(VENV)/.benched
 	$(BIN)/python benchmarks/compare $(ARGS)
+
+bench-inference: $(VENV)/.benched
+	$(BIN)/python benchmarks/compare/inference.py $(ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

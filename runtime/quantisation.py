@@ -112,8 +112,8 @@ def in_fewer_bits(found: Exported, model: Model | Ensemble, opened: Opened, dige
     except (Malformed, EngineRefusal) as error:
         _refuse(model, "E601", str(error), "nothing was written; report the spec as a bug")
     name = _deciding(model, evaluator, figures[0])
-    worse = _worse(evaluator.better(name), figures[0][name], figures[1][name])
-    if not worse <= bound.params.most:
+    lost = worse(evaluator.better(name), figures[0][name], figures[1][name])
+    if not lost <= bound.params.most:
         label = f"{name} on the {rows.split} split: {figure(figures[0][name])} before, {figure(figures[1][name])} after; it may lose {bound.params.most:.3g}"
         _refuse(model, "E620", label, "nothing was written; allow more with most=..., or leave `quantize` out", what=bound.name)
     before, after = ({"bytes": len(file), "figures": values, "milliseconds": spent}
@@ -125,7 +125,7 @@ def in_fewer_bits(found: Exported, model: Model | Ensemble, opened: Opened, dige
         "split": rows.split,
         "rows": len(next(iter(rows.judged.values()))),
         "figure": name,
-        "worse_by": worse,
+        "worse_by": lost,
         "most": bound.params.most,
         "before": before,
         "after": after,
@@ -217,7 +217,7 @@ def _deciding(model: Model | Ensemble, evaluator: Evaluator, figures: Mapping[st
     return next(name for name in (goal, *metrics, "loss") if isinstance(figures.get(name), int | float))
 
 
-def _worse(better: str, before: float, after: float) -> float:
+def worse(better: str, before: float, after: float) -> float:
     """By what share of itself a figure got worse; infinite where it is none any more."""
     if not (isfinite(before) and isfinite(after)):
         return inf

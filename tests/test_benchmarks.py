@@ -4,9 +4,9 @@ import dataclasses
 import json
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 
+import inference
 import numpy as np
 import pytest
 from conditions import environment
@@ -17,9 +17,9 @@ from report import summarise, tables
 from workloads import WORKLOADS, Dense
 
 import nnc
+from nnc.runtime.device import obstacle
 
 COMPARE = Path(__file__).parent.parent / "benchmarks" / "compare"
-GATES = [0, 2, 3, 1]  # of ONNX's i, o, f, c where torch has i, f, c, o
 
 
 def compare(*options):
@@ -60,6 +60,64 @@ def test_growth_is_measured_point_by_point(tmp_path):
     assert all(point["picoseconds_per_flop"] * point["flops"] == pytest.approx(1e12 * point["step"]) for point in points)
 
 
+# Answers
+
+
+def run_script(name, *options):
+    return subprocess.run([sys.executable, str(COMPARE / name), *options], capture_output=True, text=True, timeout=120, check=False, env=environment())
+
+
+def test_answers_are_compared_in_processes_of_their_own(tmp_path):
+    done = run_script("inference.py", "--quick", "--workloads", "mlp-s", "tabular", "--contestants", "onnxruntime", "nnc", "torch", "--results",
+                      str(tmp_path), "--name", "trial")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    written = json.loads((tmp_path / "trial.json").read_text())
+    assert written["failures"] == []
+    assert {line["workload"] for line in written["lines"]} == {"mlp-s", "tabular"}
+    for line in written["lines"]:
+        assert 0 < line["batch_1"] < line["cold"]
+        assert line["batch_256"] > 0
+    assert "us, batch 256" in done.stdout
+
+
+def test_a_contestant_that_answers_something_else_has_no_figures(monkeypatch, tmp_path):
+    measurement = inference.Measurement(inference.arguments(["--contestants", "onnxruntime", "nnc", "--quick"]), tmp_path)
+    figures = {"cold": 1.0, "batch_1": 1e-5, "batch_256": 1e-4}
+    answers = iter([[0.25, 0.75], [0.25, 0.75001], [0.26, 0.74]])
+    monkeypatch.setattr(inference, "line", lambda command, caches: {"contestant": command[2], "workload": "mlp-s", "answer": next(answers), **figures})
+    known = []
+    for contestant in ("onnxruntime", "nnc", "nnc"):
+        measurement.answer(contestant, "mlp-s", known)
+    assert len(measurement.lines) == 2
+    assert [failure["contestant"] for failure in measurement.failures] == ["nnc"]
+    summary = inference.summarise(measurement.lines)
+    assert summary["mlp-s"]["nnc"] == {"cold_first": 1.0} | figures
+
+
+def test_without_a_gpu_one_line_says_what_is_missing(tmp_path):
+    if obstacle() is None:
+        pytest.skip("there is a GPU")
+    done = run_script("gpu.py", "--results", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stdout.startswith("no CUDA device: ")
+    assert len((done.stdout + done.stderr).splitlines()) == 1
+
+
+def test_what_a_gpu_would_do_is_done_on_the_cpu(tmp_path):
+    done = run_script("gpu.py", "--device", "cpu", "--quick", "--workloads", "mlp-m", "--results", str(tmp_path), "--name", "trial")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "trial.json").read_text())["workloads"]["mlp-m"]
+    ours, theirs = found["onnxruntime"], found["torch"]
+    assert ours["providers"] == list(ours["placement"]) == ["CPUExecutionProvider"]
+    assert sum(ours["placement"]["CPUExecutionProvider"].values()) >= 4
+    assert ours["tf32_changes"] == 0
+    assert ours["step"] > 0
+    if "error" in theirs:
+        pytest.skip(theirs["error"])
+    assert found["answers_differ_by"] < 1e-5
+    assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+
+
 # What is trained
 
 SIDE_BY_SIDE = 3  # steps
@@ -80,7 +138,7 @@ def test_the_spec_and_the_torch_network_have_equal_losses(name, tmp_path):
     if isinstance(workload, Dense):
         workload = dataclasses.replace(workload, dropout=0.0)
     network = torch_peer.network(workload).double()
-    copy_weights(model.parameters, network)
+    torch_peer.copy_weights(model.parameters, network)
     inputs, label = torch_peer.place(workload, data, frozenset(), tmp_path)
     inputs = [x.double() if x.is_floating_point() else x for x in inputs]
     label = label.double() if label.is_floating_point() else label
@@ -91,29 +149,6 @@ def test_the_spec_and_the_torch_network_have_equal_losses(name, tmp_path):
     assert ours == pytest.approx(theirs, rel=1e-6)
     assert len({round(loss, 6) for loss in ours}) == SIDE_BY_SIDE
     assert sum(p.numel() for p in network.parameters()) == sum(a.size for n, a in model.parameters.items() if "running_" not in n)
-
-
-def copy_weights(parameters, network):
-    """Give a torch network the weights of nnc's, layer by layer in their order."""
-    import torch
-
-    layers = [{n.rpartition("/")[2]: parameters[n] for n in names} for _, names in groupby(parameters, lambda n: n.rpartition("/")[0])]
-    modules = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
-    with torch.no_grad():
-        for module, own in zip(modules, layers, strict=True):
-            for name, array in torch_names(type(module).__name__, own).items():
-                getattr(module, name).copy_(torch.from_numpy(np.ascontiguousarray(array)))
-
-
-def torch_names(module, own):
-    if module == "LSTM":
-        units = own["R"].shape[2]
-        w, r = (own[role].reshape(4, units, -1)[GATES].reshape(4 * units, -1) for role in "WR")
-        wb, rb = (half.reshape(4, units)[GATES].reshape(-1) for half in np.split(own["B"][0], 2))
-        return {"weight_ih_l0": w, "weight_hh_l0": r, "bias_ih_l0": wb, "bias_hh_l0": rb}
-    if module.startswith("BatchNorm"):
-        return {"weight": own["scale"], "bias": own["bias"]}
-    return own | ({"weight": own["weight"].T} if module == "Linear" else {})
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -21,6 +21,7 @@ from nnc.runtime.data.dataset import open_data
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.export import computed, encoded
 from nnc.runtime.kernels import Randomness
+from nnc.runtime.quantisation import worse
 from nnc.runtime.run import Run
 
 Array = np.ndarray[Any, Any]
@@ -291,6 +292,15 @@ def test_data_steps_and_decisions_are_left_alone(made: dict[str, Path]) -> None:
 
 
 # What is refused
+
+
+def test_what_is_lost_is_a_share_of_what_there_was() -> None:
+    assert worse("higher", 0.8, 0.76) == pytest.approx(0.05)
+    assert worse("lower", 0.5, 0.6) == pytest.approx(0.2)
+    assert worse("higher", 0.8, 0.9) < 0
+    assert worse("lower", -2.0, -1.0) == pytest.approx(0.5)
+    assert worse("lower", 0.0, 0.0) == 0
+    assert worse("lower", 0.0, 1e-9) == worse("lower", 1.0, float("nan")) == worse("higher", 1.0, float("inf")) == float("inf")
 
 
 def trained(folder: Path, text: str) -> Path:

@@ -13,23 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import charts
-from conditions import environment, machine, versions
+from conditions import machine, versions
 from contestants import CONTESTANTS, Contestant
+from processes import interleaved, line
 from report import summarise, tables
 from workloads import WORKLOADS, Dense, Workload
 
 HERE = Path(__file__).parent
-LONGEST = 900.0  # seconds of a process, compilation included
 QUICK_STEPS = 3
 
 
@@ -45,24 +44,6 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where they go")
     parser.add_argument("--data", type=Path, help="keep the files of the workloads' data there, for benchmarks/profile.py")
     return parser.parse_args(given)
-
-
-def line(command: Sequence[str], caches: Path) -> dict[str, Any]:
-    """What a measured process printed; `error` where it failed."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST, env=environment(caches))
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {LONGEST:.0f} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
-    return dict(json.loads(done.stdout.splitlines()[-1]))
-
-
-def interleaved(contestants: Sequence[Contestant], processes: int) -> Iterator[Contestant]:
-    """Every contestant once, then again; each round begins with another one, so that none has a fixed place."""
-    for number in range(processes):
-        start = number % max(len(contestants), 1)
-        yield from (*contestants[start:], *contestants[:start])
 
 
 class Measurement:

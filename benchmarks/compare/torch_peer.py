@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from workloads import Convolutional, Data, Dense, Recurrent, Tabular, Workload
+from workloads import WORKLOADS, Convolutional, Data, Dense, Recurrent, Tabular, Workload
 
+GATES = [0, 2, 3, 1]  # of ONNX's i, o, f, c where torch has i, f, c, o
 ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 LOSSES: dict[type[Workload], Callable[..., Tensor]] = {
     Dense: functional.cross_entropy,
@@ -80,6 +83,28 @@ class RecurrentNetwork(nn.Module):
         return self.head(states[:, -1]).squeeze(1)
 
 
+def copy_weights(parameters: Mapping[str, Any], network: nn.Module) -> None:
+    """Give a network the parameters of nnc's, layer by layer in their order."""
+    layers = [{n.rpartition("/")[2]: parameters[n] for n in names} for _, names in groupby(parameters, lambda n: n.rpartition("/")[0])]
+    modules = [m for m in network.modules() if any(True for _ in m.parameters(recurse=False))]
+    with torch.no_grad():
+        for module, own in zip(modules, layers, strict=True):
+            for name, array in _torch_names(type(module).__name__, own).items():
+                getattr(module, name).copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def _torch_names(module: str, own: dict[str, Any]) -> dict[str, Any]:
+    if module == "LSTM":
+        units = own["R"].shape[2]
+        w, r = (own[role].reshape(4, units, -1)[GATES].reshape(4 * units, -1) for role in "WR")
+        wb, rb = (half.reshape(4, units)[GATES].reshape(-1) for half in np.split(own["B"][0], 2))
+        return {"weight_ih_l0": w, "weight_hh_l0": r, "bias_ih_l0": wb, "bias_hh_l0": rb}
+    if module.startswith("BatchNorm"):
+        running = {f"running_{name}": own[f"running_{name}"] for name in ("mean", "var")}
+        return {"weight": own["scale"], "bias": own["bias"], **running}
+    return own | ({"weight": own["weight"].T} if module == "Linear" else {})
+
+
 def network(workload: Workload) -> nn.Module:
     match workload:
         case Dense():
@@ -91,6 +116,27 @@ def network(workload: Workload) -> nn.Module:
         case Recurrent():
             return RecurrentNetwork(workload)
     raise AssertionError(workload)
+
+
+class Answering(nn.Module):
+    """A network with the function that its spec ends with and its loss has inside."""
+
+    def __init__(self, workload: Workload):
+        super().__init__()
+        self.network = network(workload)
+        self.ending = {Tabular: "sigmoid", Recurrent: "none"}.get(type(workload), "softmax")
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        y = self.network(*inputs)
+        if self.ending == "softmax":
+            return functional.softmax(y, 1)
+        return torch.sigmoid(y) if self.ending == "sigmoid" else y
+
+
+def operands(inputs: Mapping[str, Any]) -> list[Any]:
+    """Named arrays as the network takes them: x, and categories beside each other."""
+    codes = [array for name, array in inputs.items() if name != "x"]
+    return [inputs["x"], *([np.stack(codes, 1)] if codes else [])]
 
 
 def optimizer(workload: Workload, parameters: Any) -> torch.optim.Optimizer:
@@ -148,3 +194,11 @@ def prepare(workload: Workload, held: Held, options: frozenset[str]) -> TorchTra
     if "channels_last" in options:
         model = model.to(memory_format=torch.channels_last)
     return TorchTraining(workload, model, *held, compiled="compile" in options)
+
+
+if __name__ == "__main__":  # NAME FOLDER: the state_dict of a network with the weights of NAME-weights.npz
+    given, folder = WORKLOADS[sys.argv[1]], Path(sys.argv[2])
+    answering = Answering(given)
+    with np.load(folder / f"{given.name}-weights.npz") as weights:
+        copy_weights({name: weights[name] for name in weights.files}, answering.network)
+    torch.save(answering.state_dict(), folder / f"{given.name}.pt")

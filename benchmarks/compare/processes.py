@@ -1,0 +1,32 @@
+"""Measured processes: each prints one line of JSON, and all contestants take turns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from conditions import environment
+
+LONGEST = 900.0  # seconds of a process, compilation included
+Contestant = TypeVar("Contestant")
+
+
+def line(command: Sequence[str], caches: Path) -> dict[str, Any]:
+    """What a measured process printed; `error` where it failed."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST, env=environment(caches))
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done after {LONGEST:.0f} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]}
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def interleaved(contestants: Sequence[Contestant], processes: int) -> Iterator[Contestant]:
+    """Every contestant once, then again; each round begins with another one, so that none has a fixed place."""
+    for number in range(processes):
+        start = number % max(len(contestants), 1)
+        yield from (*contestants[start:], *contestants[:start])
