@@ -1,7 +1,8 @@
-"""Recurrences compiled by numba, for the fast engine: all steps of some samples, forward and back, without the interpreter's lock.
+"""Compiled kernels of LSTM and GRU in float32: all steps of a part of the samples, forward and back.
 
-The formulas and the memory are those of recurrence.py: the backward walk first finds what cotangents are multiplied with, at all steps,
-and then walks. The product with R adds to what is there already, so the projected inputs need no pass of their own.
+The formulas and the memory are those of recurrence.py. A step is one product with R, called from inside, and one loop over the units that does all that
+is elementwise, so that what a step makes is still in the first cache when it is read again. Before the first step in time the state is a row of
+zeros.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .blas import PLAIN, ROWS, TURNED, has_product, sgemm
-from .compiled import compiled_kernel
+from .addresses import apart, compiled, float32_at, kernel
+from .blas import PLAIN, ROWS, has_product, sgemm
 from .vector_math import exp_float32, tanh_float32
 
 assert has_product()
@@ -19,132 +20,189 @@ _sgemm = sgemm()
 f32 = np.float32
 
 
-@compiled_kernel
-def _add_product(a: Any, b: Any, turned: bool, out: Any) -> None:
-    """out += a . b, or a . b^T."""
-    k = a.shape[1]
-    transpose = TURNED if turned else PLAIN
-    _sgemm(ROWS, PLAIN, transpose, out.shape[0], out.shape[1], k, f32(1), a.ctypes, k, b.ctypes, b.shape[1], f32(1), out.ctypes, out.shape[1])
+@compiled()
+def _product(rows: int, columns: int, k: int, a: int, b: int, out: int) -> None:
+    """out = a b."""
+    _sgemm(ROWS, PLAIN, PLAIN, rows, columns, k, f32(1), float32_at(a), k, float32_at(b), columns, f32(0), float32_at(out), columns)
 
 
-@compiled_kernel
-def lstm(z: Any, r: Any, h: Any, c: Any, s: Any, gates: Any, first: int, last: int, reverse: bool) -> None:
-    """Steps of samples first ... last; r is [4 units, units], gates [steps, n, 4 units]."""
-    steps, _, units = h.shape
+@compiled()
+def _sigmoid(x: Any) -> Any:
+    return f32(1) / (f32(1) + exp_float32(-x))
+
+
+@compiled()
+def _at(step: int, steps: int, reverse: int) -> tuple[int, int]:
+    """Where a step in time lies, and the one before it."""
+    return (steps - 1 - step, steps - step) if reverse else (step, step - 1)
+
+
+@kernel
+def lstm(a: Any, part: int, parts: int) -> None:
+    """z, its step, its sample, R^T [units, 4 units], kept [7, steps, n, units], steps, n, units, reverse, q [n, 4 units], a row of zeros."""
+    z, z_step, z_sample, r, kept, steps, n, units, reverse, q, zeros = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    block = steps * n * units
     for step in range(steps):
-        t = steps - 1 - step if reverse else step
-        before = t + 1 if reverse else t - 1
-        now = gates[t, first:last]
-        now[...] = z[t, first:last]
-        if step > 0:
-            _add_product(h[before, first:last], r, True, now)
-        for n in range(first, last):
-            g, state, cell, squashed = gates[t, n], h[t, n], c[t, n], s[t, n]
-            for k in range(3 * units):
-                g[k] = f32(1) / (f32(1) + exp_float32(-g[k]))
-            for k in range(units):
-                g[3 * units + k] = tanh_float32(g[3 * units + k])
-            if step > 0:
-                old = c[before, n]
-                for k in range(units):
-                    cell[k] = g[2 * units + k] * old[k] + g[k] * g[3 * units + k]
-            else:
-                for k in range(units):
-                    cell[k] = g[k] * g[3 * units + k]
-            for k in range(units):
-                squashed[k] = tanh_float32(cell[k])
-                state[k] = g[units + k] * squashed[k]
+        t, before = _at(step, steps, reverse)
+        if step == 0:
+            nothing = float32_at(q + 16 * first * units)
+            for i in range(4 * (last - first) * units):
+                nothing[i] = f32(0)
+        else:
+            _product(last - first, 4 * units, units, kept + 4 * (before * n + first) * units, r, q + 16 * first * units)
+        for s in range(first, last):
+            at = kept + 4 * (t * n + s) * units
+            old = zeros if step == 0 else kept + 4 * (block + (before * n + s) * units)
+            x, p, g = z + 4 * (t * z_step + s * z_sample), q + 16 * s * units, kept + 4 * (3 * block + 4 * (t * n + s) * units)
+            one = 4 * units
+            _lstm_cell(units, float32_at(x), float32_at(x + one), float32_at(x + 2 * one), float32_at(x + 3 * one),
+                       float32_at(p), float32_at(p + one), float32_at(p + 2 * one), float32_at(p + 3 * one),
+                       float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(g + 3 * one),
+                       float32_at(old), float32_at(at), float32_at(at + 4 * block), float32_at(at + 8 * block))  # fmt: skip
 
 
-@compiled_kernel
-def lstm_back(g_h: Any, r: Any, c: Any, s: Any, gates: Any, dz: Any, dh: Any, dc: Any, first: int, last: int, reverse: bool) -> None:
-    steps, _, units = c.shape
-    for step in range(steps):
-        t = step if reverse else steps - 1 - step
+@compiled()
+def _lstm_cell(units: int, xi: Any, xo: Any, xf: Any, xg: Any, pi: Any, po: Any, pf: Any, pg: Any, gi: Any, go: Any, gf: Any, gg: Any,
+               old: Any, h: Any, c: Any, squashed: Any) -> None:  # fmt: skip
+    apart()
+    for k in range(units):
+        i, o, f, g = _sigmoid(xi[k] + pi[k]), _sigmoid(xo[k] + po[k]), _sigmoid(xf[k] + pf[k]), tanh_float32(xg[k] + pg[k])
+        cell = f * old[k] + i * g
+        s = tanh_float32(cell)
+        gi[k], go[k], gf[k], gg[k], c[k], squashed[k], h[k] = i, o, f, g, cell, s, o * s
+
+
+@kernel
+def lstm_back(a: Any, part: int, parts: int) -> None:
+    """g, its step, its sample, R [4 units, units], kept, dz [steps, n, 4 units], steps, n, units, reverse, dh [n, units], dc [n, units], a row of zeros.
+
+    dc carries f dc from a step to the one before it.
+    """
+    g_h, g_step, g_sample, r, kept, dz = a[0], a[1], a[2], a[3], a[4], a[5]
+    steps, n, units, reverse, dh, dc, zeros = a[6], a[7], a[8], a[9], a[10], a[11], a[12]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    block = steps * n * units
+    for back in range(steps):
+        t, before = _at(steps - 1 - back, steps, reverse)
         after = t - 1 if reverse else t + 1
-        before = t + 1 if reverse else t - 1
-        dh[first:last] = g_h[t, first:last]
-        if step > 0:
-            _add_product(dz[after, first:last], r, False, dh[first:last])
-        for n in range(first, last):
-            g, d, arrived, carried = gates[t, n], dz[t, n], dh[n], dc[n]
-            if step > 0:
-                later = gates[after, n]
+        if back > 0:
+            _product(last - first, units, 4 * units, dz + 16 * (after * n + first) * units, r, dh + 4 * first * units)
+        for s in range(first, last):
+            at = kept + 4 * (t * n + s) * units
+            old = zeros if back == steps - 1 else kept + 4 * (block + (before * n + s) * units)
+            x, g = dz + 16 * (t * n + s) * units, kept + 4 * (3 * block + 4 * (t * n + s) * units)
+            one = 4 * units
+            if back == 0:
+                empty, carried = float32_at(dh + 4 * s * units), float32_at(dc + 4 * s * units)
                 for k in range(units):
-                    carried[k] = carried[k] * later[2 * units + k] + arrived[k] * g[units + k] * (f32(1) - s[t, n, k] * s[t, n, k])
-            else:
-                for k in range(units):
-                    carried[k] = arrived[k] * g[units + k] * (f32(1) - s[t, n, k] * s[t, n, k])
-            for k in range(units):
-                i, o, new = g[k], g[units + k], g[3 * units + k]
-                d[k] = carried[k] * new * i * (f32(1) - i)
-                d[units + k] = arrived[k] * s[t, n, k] * o * (f32(1) - o)
-                d[3 * units + k] = carried[k] * i * (f32(1) - new * new)
-            if step < steps - 1:
-                for k in range(units):
-                    f = g[2 * units + k]
-                    d[2 * units + k] = carried[k] * c[before, n, k] * f * (f32(1) - f)
-            else:
-                d[2 * units : 3 * units] = f32(0)
+                    empty[k] = f32(0)
+                    carried[k] = f32(0)
+            _lstm_cell_back(units, float32_at(g_h + 4 * (t * g_step + s * g_sample)), float32_at(dh + 4 * s * units), float32_at(dc + 4 * s * units),
+                            float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(g + 3 * one), float32_at(old), float32_at(at + 8 * block),
+                            float32_at(x), float32_at(x + one), float32_at(x + 2 * one), float32_at(x + 3 * one))  # fmt: skip
 
 
-@compiled_kernel
-def gru(z: Any, r: Any, b: Any, h: Any, inner: Any, gates: Any, q: Any, first: int, last: int, reverse: bool) -> None:
-    """Steps of samples first ... last; r is [3 units, units], gates [steps, n, 3 units], q [n, 3 units]."""
-    steps, _, units = h.shape
+@compiled()
+def _lstm_cell_back(units: int, given: Any, dh: Any, dc: Any, gi: Any, go: Any, gf: Any, gg: Any, old: Any, squashed: Any,
+                    di: Any, do: Any, df: Any, dg: Any) -> None:  # fmt: skip
+    apart()
+    for k in range(units):
+        i, o, f, g, s = gi[k], go[k], gf[k], gg[k], squashed[k]
+        of_h = dh[k] + given[k]
+        of_c = dc[k] + of_h * o * (f32(1) - s * s)
+        di[k] = of_c * g * i * (f32(1) - i)
+        do[k] = of_h * s * o * (f32(1) - o)
+        df[k] = of_c * old[k] * f * (f32(1) - f)
+        dg[k] = of_c * i * (f32(1) - g * g)
+        dc[k] = of_c * f
+
+
+@kernel
+def gru(a: Any, part: int, parts: int) -> None:
+    """z, its step, its sample, R^T [units, 3 units], Rb of the new state, kept [5, steps, n, units], steps, n, units, reverse, q [n, 3 units],
+    a row of zeros.
+    """
+    z, z_step, z_sample, r, b, kept, steps, n, units, reverse, q, zeros = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    block = steps * n * units
     for step in range(steps):
-        t = steps - 1 - step if reverse else step
-        before = t + 1 if reverse else t - 1
-        q[first:last] = f32(0)
-        if step > 0:
-            _add_product(h[before, first:last], r, True, q[first:last])
-        for n in range(first, last):
-            g, x, p, state, own = gates[t, n], z[t, n], q[n], h[t, n], inner[t, n]
-            for k in range(2 * units):
-                g[k] = f32(1) / (f32(1) + exp_float32(-(x[k] + p[k])))
-            for k in range(units):
-                own[k] = p[2 * units + k] + b[k]
-                g[2 * units + k] = tanh_float32(x[2 * units + k] + g[units + k] * own[k])
-            if step > 0:
-                old = h[before, n]
-                for k in range(units):
-                    state[k] = g[2 * units + k] + g[k] * (old[k] - g[2 * units + k])
-            else:
-                for k in range(units):
-                    state[k] = g[2 * units + k] - g[k] * g[2 * units + k]
+        t, before = _at(step, steps, reverse)
+        if step == 0:
+            nothing = float32_at(q + 12 * first * units)
+            for i in range(3 * (last - first) * units):
+                nothing[i] = f32(0)
+        else:
+            _product(last - first, 3 * units, units, kept + 4 * (before * n + first) * units, r, q + 12 * first * units)
+        for s in range(first, last):
+            at = kept + 4 * (t * n + s) * units
+            old = zeros if step == 0 else kept + 4 * (before * n + s) * units
+            x, p, g = z + 4 * (t * z_step + s * z_sample), q + 12 * s * units, kept + 4 * (2 * block + 3 * (t * n + s) * units)
+            one = 4 * units
+            _gru_cell(units, float32_at(x), float32_at(x + one), float32_at(x + 2 * one), float32_at(p), float32_at(p + one), float32_at(p + 2 * one),
+                      float32_at(b), float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(old), float32_at(at),
+                      float32_at(at + 4 * block))  # fmt: skip
 
 
-@compiled_kernel
-def gru_back(g_h: Any, r: Any, h: Any, inner: Any, gates: Any, dz: Any, dq: Any, dh: Any, first: int, last: int, reverse: bool) -> None:
-    """dh carries from step to step: g + update' dh' + dq' R."""
-    steps, _, units = h.shape
-    for step in range(steps):
-        t = step if reverse else steps - 1 - step
+@compiled()
+def _gru_cell(units: int, xz: Any, xr: Any, xn: Any, pz: Any, pr: Any, pn: Any, b: Any, gz: Any, gr: Any, gn: Any, old: Any, h: Any, inner: Any) -> None:
+    apart()
+    for k in range(units):
+        update, reset, own = _sigmoid(xz[k] + pz[k]), _sigmoid(xr[k] + pr[k]), pn[k] + b[k]
+        new = tanh_float32(xn[k] + reset * own)
+        gz[k], gr[k], gn[k], inner[k], h[k] = update, reset, new, own, new + update * (old[k] - new)
+
+
+@kernel
+def gru_back(a: Any, part: int, parts: int) -> None:
+    """g, its step, its sample, R [3 units, units], kept, dz and dq [2, steps, n, 3 units], steps, n, units, reverse, dh [n, units], carried [n, units],
+    a row of zeros.
+
+    What is carried is update dh.
+    """
+    g_h, g_step, g_sample, r, kept, dz = a[0], a[1], a[2], a[3], a[4], a[5]
+    steps, n, units, reverse, dh, passed, zeros = a[6], a[7], a[8], a[9], a[10], a[11], a[12]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    block = steps * n * units
+    dq = dz + 12 * block
+    for back in range(steps):
+        t, before = _at(steps - 1 - back, steps, reverse)
         after = t - 1 if reverse else t + 1
-        before = t + 1 if reverse else t - 1
-        for n in range(first, last):
-            carried, given = dh[n], g_h[t, n]
-            if step > 0:
-                later = gates[after, n]
+        if back > 0:
+            _product(last - first, units, 3 * units, dq + 12 * (after * n + first) * units, r, dh + 4 * first * units)
+        for s in range(first, last):
+            at = kept + 4 * (t * n + s) * units
+            old = zeros if back == steps - 1 else kept + 4 * (before * n + s) * units
+            row, g = 12 * (t * n + s) * units, kept + 4 * (2 * block + 3 * (t * n + s) * units)
+            x, y, one = dz + row, dq + row, 4 * units
+            if back == 0:
+                empty, carried = float32_at(dh + 4 * s * units), float32_at(passed + 4 * s * units)
                 for k in range(units):
-                    carried[k] = carried[k] * later[k] + given[k]
-            else:
-                for k in range(units):
-                    carried[k] = given[k]
-        if step > 0:
-            _add_product(dq[after, first:last], r, False, dh[first:last])
-        for n in range(first, last):
-            g, d, e, carried = gates[t, n], dz[t, n], dq[t, n], dh[n]
-            old = h[before, n] if step < steps - 1 else h[t, n]
-            keep = f32(1) if step < steps - 1 else f32(0)
-            for k in range(units):
-                update, reset, new = g[k], g[units + k], g[2 * units + k]
-                of_new = carried[k] * (f32(1) - update) * (f32(1) - new * new)
-                of_update = carried[k] * (keep * old[k] - new) * update * (f32(1) - update)
-                of_reset = of_new * inner[t, n, k] * reset * (f32(1) - reset)
-                d[k] = of_update
-                e[k] = of_update
-                d[units + k] = of_reset
-                e[units + k] = of_reset
-                d[2 * units + k] = of_new
-                e[2 * units + k] = of_new * reset
+                    empty[k] = f32(0)
+                    carried[k] = f32(0)
+            _gru_cell_back(units, float32_at(g_h + 4 * (t * g_step + s * g_sample)), float32_at(dh + 4 * s * units), float32_at(passed + 4 * s * units),
+                           float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(old), float32_at(at + 4 * block),
+                           float32_at(x), float32_at(x + one), float32_at(x + 2 * one),
+                           float32_at(y), float32_at(y + one), float32_at(y + 2 * one))  # fmt: skip
+
+
+@compiled()
+def _gru_cell_back(units: int, given: Any, dh: Any, carried: Any, gz: Any, gr: Any, gn: Any, old: Any, inner: Any,
+                   xz: Any, xr: Any, xn: Any, yz: Any, yr: Any, yn: Any) -> None:  # fmt: skip
+    apart()
+    for k in range(units):
+        update, reset, new = gz[k], gr[k], gn[k]
+        of_h = dh[k] + given[k] + carried[k]
+        of_new = of_h * (f32(1) - update) * (f32(1) - new * new)
+        of_update = of_h * (old[k] - new) * update * (f32(1) - update)
+        of_reset = of_new * inner[k] * reset * (f32(1) - reset)
+        xz[k], yz[k], xr[k], yr[k], xn[k], yn[k] = of_update, of_update, of_reset, of_reset, of_new, of_new * reset
+        carried[k] = of_h * update

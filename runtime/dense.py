@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import compiled, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
+from .addresses import apart, compiled, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
 from .blas import PLAIN, ROWS, TURNED, has_product, sgemm
 from .vector_math import exp_float32
 
@@ -195,31 +195,41 @@ def one_hot(a: Any, part: int, parts: int) -> None:
 def gather(a: Any, part: int, parts: int) -> None:
     """table, its rows, columns, index, size, out, out's row, fault: rows of a table; `fault` becomes 1 where the table has no such row."""
     height, columns, size = a[1], a[2], a[4]
-    index = nb.carray(int64_at(a[3]), (size,))
+    index = int64_at(a[3])
     first, last = cut(size, part, parts, 16)
     for i in range(first, last):
         at = index[i]
         if at < 0 or at >= height:
-            nb.carray(int64_at(a[7]), (1,))[0] = 1
+            int64_at(a[7])[0] = 1
             at = 0
-        row, out = nb.carray(float32_at(a[0] + 4 * at * columns), (columns,)), nb.carray(float32_at(a[5] + 4 * i * a[6]), (columns,))
-        for k in range(columns):
-            out[k] = row[k]
+        _copy_row(columns, float32_at(a[0] + 4 * at * columns), float32_at(a[5] + 4 * i * a[6]))
+
+
+@compiled()
+def _copy_row(columns: int, x: Any, out: Any) -> None:
+    apart()
+    for k in range(columns):
+        out[k] = x[k]
 
 
 @kernel
 def scatter_add(a: Any, part: int, parts: int) -> None:
     """g, g's row, index, size, out, rows, columns: rows of g added into a table of zeros, in their order; a part has rows of the table."""
     size, rows, columns = a[3], a[5], a[6]
-    index, out = nb.carray(int64_at(a[2]), (size,)), nb.carray(float32_at(a[4]), (rows, columns))
+    index = int64_at(a[2])
     first, last = cut(rows, part, parts, 1)
-    out[first:last] = f32(0)
+    nb.carray(float32_at(a[4] + 4 * first * columns), ((last - first) * columns,))[...] = f32(0)
     for i in range(size):
         at = index[i]
         if first <= at < last:
-            g, row = nb.carray(float32_at(a[0] + 4 * i * a[1]), (columns,)), out[at]
-            for k in range(columns):
-                row[k] += g[k]
+            _add_row(columns, float32_at(a[0] + 4 * i * a[1]), float32_at(a[4] + 4 * at * columns))
+
+
+@compiled()
+def _add_row(columns: int, x: Any, out: Any) -> None:
+    apart()
+    for k in range(columns):
+        out[k] += x[k]
 
 
 @kernel

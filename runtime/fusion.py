@@ -20,8 +20,9 @@ from nnc.compiler.ir import Value
 from nnc.compiler.plan import Plan
 
 from . import loops
+from .bound import Bound
 from .kernels import Randomness, nothing
-from .native import Bound, copied, native
+from .native import copied, native
 from .team import Steps
 
 Array = np.ndarray[Any, Any]

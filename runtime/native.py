@@ -6,45 +6,19 @@ What has no such form here (float64, images, rare operations) stays a call from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from nnc.compiler.ir import Value
 
+from .bound import Array, Bound, moved, plain
 from .kernels import Randomness, stream_of
 from .machine_code import Codes
+from .native_recurrence import recurrence, recurrence_gradient
 from .threads import workers
-
-Array = np.ndarray[Any, Any]
-Argument = int | Array
-
 
 dense = Codes("dense")
 RUN = 512  # rows that are added up by themselves
-
-
-class Addressed(Protocol):
-    """A kernel in memory."""
-
-    name: str
-
-    @property
-    def address(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A kernel and its arguments: numbers, and arrays whose addresses are meant. `work` is about how many nanoseconds one thread takes."""
-
-    kernel: Addressed
-    arguments: tuple[Argument, ...]
-    work: float
-
-
-class Fault(Exception):
-    """A kernel met what it cannot do; the step run by NumPy's kernel says what."""
 
 
 def native(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
@@ -53,15 +27,6 @@ def native(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faul
     if binder is None or any(a.dtype.name not in ("float32", "int64") for a in arrays[: len(value.operands) + 1]):
         return None
     return binder(value, arrays, randomness, faults)
-
-
-def _moved(*arrays: Array) -> float:
-    """Nanoseconds for going through arrays that are in a cache."""
-    return sum(a.size for a in arrays) * 0.1
-
-
-def _plain(*arrays: Array) -> bool:
-    return all(a.flags.c_contiguous for a in arrays)
 
 
 def _matrix(array: Array) -> tuple[bool, int] | None:
@@ -77,7 +42,7 @@ def _matrix(array: Array) -> tuple[bool, int] | None:
 
 def _product(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     a, b, out = arrays[:3]
-    if a.ndim > 2 and b.ndim == 2 and _plain(a, out) and not value.attributes["transpose_a"]:
+    if a.ndim > 2 and b.ndim == 2 and plain(a, out) and not value.attributes["transpose_a"]:
         a, out = a.reshape(-1, a.shape[-1]), out.reshape(-1, out.shape[-1])
     if not a.ndim == b.ndim == out.ndim == 2 or out.size == 0 or a.size == 0:
         return None
@@ -93,14 +58,14 @@ def _product(value: Value, arrays: tuple[Array, ...], randomness: Randomness, fa
 def _sum(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, out = arrays[:2]
     axes = value.attributes["axes"]
-    if x.dtype != np.float32 or x.size == 0 or not _plain(out):
+    if x.dtype != np.float32 or x.size == 0 or not plain(out):
         return None
     if x.ndim == 4 and axes == (0, 2, 3):
         x = x.transpose(0, 2, 3, 1)
         axes = (0, 1, 2)
-    if not _plain(x):
+    if not plain(x):
         return None
-    work = _moved(x)
+    work = moved(x)
     if len(axes) == x.ndim:
         sums = np.zeros(workers(), np.float32)
         return _combined(Bound(dense.sum_apart, (x, x.size, sums), work), sums, out)
@@ -115,9 +80,9 @@ def _sum(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults
 def _sum_of_rows(x: Array, rows: int, columns: int, out: Array) -> list[Bound]:
     """Parts take columns; of many rows, runs of them, whose sums are added then: so the error does not grow with their number."""
     if rows <= RUN:
-        return [Bound(dense.sum_rows, (x, rows, columns, out), _moved(x))]
+        return [Bound(dense.sum_rows, (x, rows, columns, out), moved(x))]
     sums = np.zeros((-(-rows // RUN), columns), np.float32)
-    return _combined(Bound(dense.sum_rows_apart, (x, rows, columns, sums, len(sums)), _moved(x)), sums, out)
+    return _combined(Bound(dense.sum_rows_apart, (x, rows, columns, sums, len(sums)), moved(x)), sums, out)
 
 
 def _combined(apart: Bound, sums: Array, out: Array) -> list[Bound]:
@@ -127,15 +92,15 @@ def _combined(apart: Bound, sums: Array, out: Array) -> list[Bound]:
 
 def _dot(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, y, out = arrays[:3]
-    if x.dtype != np.float32 or not _plain(x, y):
+    if x.dtype != np.float32 or not plain(x, y):
         return None
     sums = np.zeros(workers(), np.float32)
-    return _combined(Bound(dense.dot_apart, (x, y, x.size, sums), _moved(x)), sums, out)
+    return _combined(Bound(dense.dot_apart, (x, y, x.size, sums), moved(x)), sums, out)
 
 
 def _softmax(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, out = arrays[:2]
-    if value.attributes["axis"] != x.ndim - 1 or not _plain(x, out) or x.dtype != np.float32 or x.size == 0:
+    if value.attributes["axis"] != x.ndim - 1 or not plain(x, out) or x.dtype != np.float32 or x.size == 0:
         return None
     columns = x.shape[-1]
     return [Bound(dense.softmax, (x, x.size // columns, columns, out, int(value.op == "log_softmax")), x.size * 3.0)]
@@ -143,37 +108,48 @@ def _softmax(value: Value, arrays: tuple[Array, ...], randomness: Randomness, fa
 
 def _pick(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, index, out = arrays[:3]
-    if not _plain(x, index, out) or x.dtype != np.float32:
+    if not plain(x, index, out) or x.dtype != np.float32:
         return None
     return [Bound(dense.pick, (x, index.size, x.shape[-1], index, out), index.size * 1.0)]
 
 
 def _one_hot(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     index, out = arrays[:2]
-    if not _plain(index, out) or out.dtype != np.float32 or index.dtype != np.int64:
+    if not plain(index, out) or out.dtype != np.float32 or index.dtype != np.int64:
         return None
-    return [Bound(dense.one_hot, (index, index.size, out.shape[-1], out), _moved(out))]
+    return [Bound(dense.one_hot, (index, index.size, out.shape[-1], out), moved(out))]
 
 
 def _gather(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     table, index, out = arrays[:3]
-    if not _plain(table, index, out) or table.dtype != np.float32 or len(table) == 0 or index.dtype != np.int64:
+    if not plain(table, index, out) or table.dtype != np.float32 or len(table) == 0 or index.dtype != np.int64:
         return None
     columns = table.size // len(table)
-    return [Bound(dense.gather, (table, len(table), columns, index, index.size, out, columns, faults), _moved(out) + index.size)]
+    return [Bound(dense.gather, (table, len(table), columns, index, index.size, out, columns, faults), moved(out) + index.size)]
+
+
+def _row(x: Array, rows: int) -> int | None:
+    """The elements from a row to the next, where so many rows are one piece each and lie equally far from each other."""
+    seen = x.reshape(rows, -1)
+    if not np.may_share_memory(seen, x) or not plain(seen[0]):
+        return None
+    return seen.strides[0] // x.itemsize
 
 
 def _scatter_add(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     g, index, out = arrays[:3]
-    if not _plain(g, index, out) or out.dtype != np.float32 or index.size == 0 or index.dtype != np.int64:
+    if not plain(index, out) or out.dtype != np.float32 or index.size == 0 or out.size == 0 or index.dtype != np.int64:
+        return None
+    row = _row(g, index.size)
+    if row is None:
         return None
     columns = g.size // index.size
-    return [Bound(dense.scatter_add, (g, columns, index, index.size, out, len(out), columns), _moved(out, g) + index.size)]
+    return [Bound(dense.scatter_add, (g, row, index, index.size, out, len(out), columns), moved(out, g) + index.size)]
 
 
 def _bernoulli(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     out = arrays[1]
-    if out.dtype != np.float32 or not _plain(out.transpose(0, 2, 3, 1) if out.ndim == 4 else out):
+    if out.dtype != np.float32 or not plain(out.transpose(0, 2, 3, 1) if out.ndim == 4 else out):
         return None
     threshold = min(65535, round(value.attributes["probability"] * 65536))
     seed, stream = randomness.seed & (2**64 - 1), stream_of(value.attributes["stream"])
@@ -208,12 +184,12 @@ def _copied(x: Array, out: Array) -> list[Bound] | None:
         joined.insert(0, (1, 0, 0))
     if joined[0][0] == 1 and joined[1][0] == 1:  # the first two axes are shared out
         joined = [joined[2], joined[0], joined[1], joined[3]] if joined[2][0] != 1 else joined
-    return [Bound(dense.copy, (x, out, *(number for axis in joined for number in axis)), _moved(x) * 2)]
+    return [Bound(dense.copy, (x, out, *(number for axis in joined for number in axis)), moved(x) * 2)]
 
 
 def _reshape(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, out = arrays[:2]
-    if not _plain(out):
+    if not plain(out):
         return None
     return _copied(x, out.reshape(x.shape))
 
@@ -233,11 +209,11 @@ def _concat(value: Value, arrays: tuple[Array, ...], randomness: Randomness, fau
 
 def _pad(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
     x, out = arrays[:2]
-    if not _plain(out) or out.itemsize != 4:
+    if not plain(out) or out.itemsize != 4:
         return None
     axis, before = value.attributes["axis"], value.attributes["before"]
     bound = _copied(x, out[(slice(None),) * axis + (slice(before, before + x.shape[axis]),)])
-    return bound if bound is None else [Bound(dense.fill, (out, out.size), _moved(out)), *bound]
+    return bound if bound is None else [Bound(dense.fill, (out, out.size), moved(out)), *bound]
 
 
 _BINDERS: dict[str, Callable[[Value, tuple[Array, ...], Randomness, Array], list[Bound] | None]] = {
@@ -254,6 +230,8 @@ _BINDERS: dict[str, Callable[[Value, tuple[Array, ...], Randomness, Array], list
     "reshape": _reshape,
     "concat": _concat,
     "pad": _pad,
+    "recurrence": lambda value, arrays, randomness, faults: recurrence(value, arrays, _copied),
+    "recurrence_gradient": lambda value, arrays, randomness, faults: recurrence_gradient(value, arrays),
 }
 
 

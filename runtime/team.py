@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from .bound import Bound
 from .machine_code import Codes
-from .native import Bound
 from .threads import held, hold, workers
 
 Array = np.ndarray[Any, Any]

@@ -10,7 +10,7 @@ import numpy as np
 f32, i32 = np.float32, np.int32
 
 
-@nb.njit(error_model="numpy")
+@nb.njit(error_model="numpy", fastmath={"contract"})
 def exp_float32(x):  # type: ignore[no-untyped-def]
     c = f32(88.8) if x > f32(88.8) else x
     c = f32(-104.0) if c < f32(-104.0) else c
@@ -29,7 +29,7 @@ def exp_float32(x):  # type: ignore[no-untyped-def]
     return y * i32((h + i32(127)) << i32(23)).view(f32) * i32((k - h + i32(127)) << i32(23)).view(f32)
 
 
-@nb.njit(error_model="numpy")
+@nb.njit(error_model="numpy", fastmath={"contract"})
 def tanh_float32(x):  # type: ignore[no-untyped-def]
     m = abs(x)
     s = x * x
@@ -44,11 +44,11 @@ def tanh_float32(x):  # type: ignore[no-untyped-def]
     return near if m < f32(0.625) else far
 
 
-@nb.njit(error_model="numpy")
+@nb.njit(error_model="numpy", fastmath={"contract"})
 def exp_float64(x):  # type: ignore[no-untyped-def]
     return np.exp(x)
 
 
-@nb.njit(error_model="numpy")
+@nb.njit(error_model="numpy", fastmath={"contract"})
 def tanh_float64(x):  # type: ignore[no-untyped-def]
     return np.tanh(x)

@@ -134,8 +134,7 @@ def test_pools_are_numpys(arguments: str, precision: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("layer", ["lstm(24)", "gru(24, return_sequences=true)", "lstm(5, bidirectional=true)", "gru(7, bidirectional=true)"])
-def test_recurrences_are_numpys(layer: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnc.runtime.faster.workers", lambda: 3)
+def test_recurrences_are_numpys(layer: str, steps: int, three: Team) -> None:
     text = (
         f"network(x: float32[{steps}, 3]) {{ return y = x -> {layer} -> flatten -> dense(2) }}\n"
         "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1 }"
@@ -320,7 +319,7 @@ def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
         "machine_code.on_compiling.append(lambda: print('compiling'))\n"
         "f = loops.loop([('full', 'float32'), ('full', 'float32')], ['x0 = a0[AT]', 'v0 = x0 + x0', 'a1[AT] = v0'], two=False)\n"
         "import numpy as np; a, b = np.ones(3, np.float32), np.zeros(3, np.float32)\n"
-        "from nnc.runtime.native import Bound\nfrom nnc.runtime.team import Steps\nSteps([Bound(f, (3, 1, a, b), 0.0)])()\n"
+        "from nnc.runtime.bound import Bound\nfrom nnc.runtime.team import Steps\nSteps([Bound(f, (3, 1, a, b), 0.0)])()\n"
         "print(b.tolist(), 'numba' in sys.modules)\n"
     )
     environment = os.environ | {"NNC_CACHE": str(tmp_path)}
