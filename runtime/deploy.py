@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nnc.compiler import pipeline
 
@@ -12,6 +16,7 @@ from .bundle import require_replaceable, write_bundle
 from .data.dataset import open_data
 from .ensemble import Ensemble
 from .export import Exported, exported
+from .kernels import Array
 from .machine import versions
 from .model import Model
 from .quantisation import in_fewer_bits
@@ -58,8 +63,18 @@ def provenance(run: Run, model: Model | Ensemble) -> dict[str, Any]:
     name = Path(known["spec"]["name"]).name.encode("utf-8", "replace").decode()  # where it lay is nobody's business
     kept = {key: known[key] for key in ("split", "weights", "members", "seed", "constants", "environment")}
     data = {key: known["data"][key] for key in ("sha256", "rows")}
+    parameters = {"count": sum(array.size for array in model.parameters.values()), "sha256": _digest(model.parameters)}
     read = {key: model.members[0].about()[key] for key in ("schema", "classes")}
-    return {"spec": known["spec"] | {"name": name}, "data": data, **kept, **read, "versions": versions()}
+    return {"spec": known["spec"] | {"name": name}, "data": data, **kept, **read, "figures": run.figures(), "parameters": parameters, "versions": versions()}
+
+
+def _digest(arrays: Mapping[str, Array]) -> str:
+    """SHA-256 over names, types, shapes and bytes: equal for weights that are equal bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name}:{array.dtype}:{array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _json(content: Any) -> bytes:

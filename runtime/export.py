@@ -107,7 +107,8 @@ def _refuse(code: str, experiment: Experiment, label: str, help: str, **values: 
 
 def _disagreement(report: dict[str, Any]) -> str:
     """What differs most, in words."""
-    name, worst = max(report["outputs"].items(), key=lambda item: (not item[1]["passed"], item[1]["differing"], item[1]["absolute"]))
+    outputs = [*report["outputs"].items(), *report.get("tf32", {}).items()]
+    name, worst = max(outputs, key=lambda item: (not item[1]["passed"], item[1]["differing"], item[1]["absolute"] or 0.0))
     bound = f"the bound is {ABSOLUTE:g} + {RELATIVE:g} of the value"
     size = f"`{name}` differs by {worst['absolute']:.3g}, {bound}" if worst["absolute"] is not None else f"`{name}` differs"
     return f"{size}; {worst['differing']:,} of {worst['compared']:,} rows"

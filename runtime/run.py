@@ -181,6 +181,14 @@ class Run:
     def write_verdict(self, content: dict[str, Any]) -> None:
         write_json(self.path / "verdict.json", content)
 
+    def figures(self) -> dict[str, Any] | None:
+        """Loss and metrics by split, None before training has ended; E702 where they are not as they were written."""
+        path = self.path / "figures.json"
+        try:
+            return dict(json.loads(path.read_bytes())) if path.is_file() else None
+        except (ValueError, TypeError):
+            refuse("E702", "figures.json is not as nnc wrote it", "train again, or take another copy", path=str(self.path))
+
     def rows(self) -> dict[str, Array] | None:
         """The raw rows that were kept, None where there are none; E702 where they are not as they were kept."""
         path = self.path / "rows.json"

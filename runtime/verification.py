@@ -126,14 +126,17 @@ class Engines:
 
 
 def engines_of(data: bytes) -> Engines:
+    """Sessions of a file. Raises EngineRefusal where the CPU does not load it."""
     found = Engines([Engine(session(data, optimise=label == "on"), label) for label in ("off", "on")])
     obstacle = device.obstacle()
     if obstacle is not None:
         found.absent[PROVIDERS["cuda"]] = obstacle.cause
         return found
-    for tf32 in (False, True):
-        for label in ("off", "on"):
-            found.there.append(Engine(session(data, "cuda", optimise=label == "on", tf32=tf32, whole=False), label, tf32))
+    kinds = [(tf32, label) for tf32 in (False, True) for label in ("off", "on")]
+    try:
+        found.there += [Engine(session(data, "cuda", optimise=label == "on", tf32=tf32, whole=False), label, tf32) for tf32, label in kinds]
+    except EngineRefusal as error:  # the CPU has loaded it: no memory on the GPU, say
+        found.absent[PROVIDERS["cuda"]] = str(error)
     return found
 
 

@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from drawing import network
 
 import nnc
+from nnc.compiler.ir import topological
 from nnc.runtime.bundle import open_bundle, write_bundle
 from nnc.runtime.deploy import files
 from nnc.runtime.edge_rows import EDGE_ROWS, Rows
@@ -175,8 +177,6 @@ def _single(number: float | None) -> float | None:
 
 def of_random_network(seed: int, folder: Path) -> Case:
     """A random network of the whole layer table, on normal draws."""
-    from drawing import network
-
     drawn, model, _ = network(seed)
     return Case(folder, model, {i.name: array for i in drawn.inputs for name, array in drawn.batch(40, seed + 1).items() if name == i.name})
 
@@ -252,19 +252,13 @@ def of_spec(name: str, folder: Path, root: Path | None) -> Case:
 
 def _disturb(raw: Mapping[str, Array], graph: Any) -> None:
     """Missing values where the spec has an answer to them, and words that training has not seen."""
-    imputed = {o.name for v in graph.order() if v.op == "is_nan" for o in graph.leaves("input").values() if o in _leaves(v)}
+    imputed = {o.name for v in graph.order() if v.op == "is_nan" for o in topological([v]) if o.op == "input"}
     for place, (name, array) in enumerate(raw.items()):
         if array.dtype == object:
-            array[place :: 7] = ""
+            array[place::7] = ""
             array[place + 1 :: 11] = "never seen"
         elif name in imputed:
-            array[place :: 5, ..., place % array.shape[-1]] = np.nan
-
-
-def _leaves(value: Any) -> set[Any]:
-    from nnc.compiler.ir import topological
-
-    return set(topological([value]))
+            array[place::5, ..., place % array.shape[-1]] = np.nan
 
 
 def tried(cases: list[Case], bare: Path) -> list[Compared]:

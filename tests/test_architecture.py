@@ -184,7 +184,7 @@ RUNTIME = {
     "quantisation": "calibration device edge_rows ensemble export kernels members metrics model verification data.dataset data.stored nnc.compiler.shown "
     "nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.passes nnc.compiler.quantise nnc.compiler.halve nnc.compiler.onnx_export "
     "nnc.compiler.operation nnc.compiler.ensemble",
-    "deploy": "bundle ensemble export machine model quantisation run servers signature data.dataset nnc.compiler.pipeline",
+    "deploy": "bundle ensemble export kernels machine model quantisation run servers signature data.dataset nnc.compiler.pipeline",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset data.stored metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",

@@ -60,7 +60,23 @@ def test_the_manifest_says_what_the_model_was_made_of(trained: Path) -> None:
         assert bundle.manifest[key] == run[key]
     assert bundle.manifest["spec"] == {"name": "tiny.nn", "sha256": hashlib.sha256(TINY.encode()).hexdigest()}
     assert bundle.manifest["data"] == {"sha256": run["data"]["sha256"], "rows": {"train": 6, "validation": 2}}
+    assert bundle.manifest["figures"] == json.loads((trained / "figures.json").read_text())
+    assert bundle.manifest["parameters"]["count"] == sum(run["parameters"].values())
     assert str(trained.parent) not in (trained / "export/manifest.json").read_text(), "no path of this machine leaves it"
+
+
+def test_equal_weights_have_equal_digests(trained: Path, tmp_path: Path) -> None:
+    spec = write(tmp_path / "tiny.nn", TINY)
+    found = []
+    for changed in ("", "seed = 7"):
+        write(spec, TINY.replace("epochs = 2", f"epochs = 2 {changed}"))
+        assert nnc("run", spec, "-o", tmp_path / f"run{changed}").status == 0
+        found.append(open_bundle(tmp_path / f"run{changed}" / "export").manifest)
+    known = open_bundle(trained / "export").manifest
+    assert found[0]["parameters"] == known["parameters"] != found[1]["parameters"]
+    assert found[0]["split"] == known["split"]
+    assert found[0]["files"]["model.onnx"]["sha256"] != found[1]["files"]["model.onnx"]["sha256"]
+    assert found[0]["seed"] == 0 != found[1]["seed"]
 
 
 def test_every_file_that_is_changed_cut_or_gone_is_named(dist: Path) -> None:
