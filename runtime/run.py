@@ -218,7 +218,7 @@ class Run:
 
 def is_run(path: Path) -> bool:
     """Whether something was trained in a directory; its files may have been damaged since."""
-    return Run(path).first.is_file() or Run(path).ensemble.is_file()
+    return Run(path).first.is_file() or Run(path).ensemble.is_file() or _manifest(path / "manifest.json") is not None
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
