@@ -7,18 +7,19 @@ runtime draws them, and given in: both engines see the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import isfinite, prod
 from typing import Any
 
 import numpy as np
 
-from nnc.compiler.ir import TensorType, Value, concrete
+from nnc.compiler.ir import Graph, TensorType, Value, concrete
 from nnc.compiler.onnx_export import BATCH, serialised
 from nnc.compiler.onnx_step import step_to_onnx
 from nnc.compiler.onnx_training import NEW, STEP, drawn
 from nnc.compiler.training import Step
 
-from .device import EngineRefusal, errors, session
+from .device import EngineRefusal, session
 from .files import refuse
 from .kernels import KERNELS, Array
 from .model import Model
@@ -81,6 +82,7 @@ class Bound:
         for name, value in drawn(graph).items():
             given[name] = space(value.type.with_dtype("bool") if value.op == "bernoulli" else value.type)
             self.random.append((_draws(value, n, steps.model.randomness), given[name]))
+        self.indices = [(self.inputs[name], rows) for name, rows in _looked_up(graph)]
         wanted = {i.name for i in self.session.get_inputs()}
         self.fed = [(array, ort.OrtValue.ortvalue_from_numpy(array, steps.device)) for name, array in given.items() if name in wanted]
         names = [name for name in given if name in wanted]
@@ -111,6 +113,19 @@ class Bound:
 
 def _draws(value: Value, n: int, randomness: Any) -> Any:
     return KERNELS[value.op](value, n, randomness)
+
+
+def _looked_up(graph: Graph) -> Iterator[tuple[str, int]]:
+    """The inputs whose elements are rows of a table, with the number of its rows."""
+    for value in graph.order():
+        if value.op == "gather":
+            table, index = value.operands
+            while index.op in ("reshape", "transpose", "slice", "broadcast_to"):
+                (index,) = index.operands
+            rows = table.shape[0]
+            assert index.op == "input"
+            assert isinstance(rows, int)
+            yield index.name, rows
 
 
 class OnnxSteps:
@@ -157,12 +172,10 @@ class OnnxSteps:
         rate = model.rate(step)
         for name, array in bound.scalars.items():
             array[...] = rate if name == "lr" else self.step.scalars[name](step + 1)
-        try:
-            bound.run(self.turn)
-            sound = isfinite(float(bound.outputs["objective"])) and isfinite(float(bound.outputs["gradient_square"]))
-        except errors():  # an index that a table has no row for
-            sound = False
-        if not sound:
+        if any(array.min() < 0 or array.max() >= rows for array, rows in bound.indices):  # a negative one counts from the end there, on CUDA none is refused
+            return self._on_the_host(bound)
+        bound.run(self.turn)
+        if not (isfinite(float(bound.outputs["objective"])) and isfinite(float(bound.outputs["gradient_square"]))):
             return self._on_the_host(bound)
         self.turn = 1 - self.turn
         self.ahead = True

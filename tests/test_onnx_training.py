@@ -334,12 +334,13 @@ def test_a_value_that_is_not_finite_is_named_with_its_layer() -> None:
     assert twins.other.step_count == 0
 
 
-def test_an_index_without_a_row_is_named_with_its_layer() -> None:
+@pytest.mark.parametrize("index", [9, 5, -1])
+def test_an_index_without_a_row_is_named_with_its_layer(index: int) -> None:
     text = (
         "network(k: int64[3]) { return y = k -> embedding(5, 4) -> flatten -> dense(2) }\n"
         "train { loss = mse(y, t) optimizer = sgd(lr=0.01) batch = 8 epochs = 1 }"
     )
-    twins = Twins(text, {"k": np.full((2, 3), 9), "t": np.zeros((2, 2))})
+    twins = Twins(text, {"k": np.full((2, 3), index), "t": np.zeros((2, 2))})
     with pytest.raises(SpecError) as caught:
         twins.filled.advance()
     assert [d.code for d in caught.value.diagnostics] == ["E515"]
