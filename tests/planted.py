@@ -37,6 +37,7 @@ class Bug:
 
 
 OPERATIONS, OPTIMISERS, LOSSES, DATA, EXPORT = (f"test_{name}.py" for name in ("operations", "optimisers", "losses_metrics", "data", "export"))
+ONNX_STEP = "test_onnx_training.py"
 TORCH = f"{OPERATIONS}::test_values_gradients_and_steps_are_torchs"
 LEAVES = f"{EXPORT}::test_a_layer_leaves_as_it_predicts"
 STEP = f"{OPTIMISERS}::test_a_step_is_the_catalogues"
@@ -133,6 +134,18 @@ BUGS = [
     Bug("a mean that counts padding", "compiler/onnx_lowering.py", "count_include_pad=0", "count_include_pad=1", LEAVES, "avg_pool"),
     Bug("the other form of gru", "compiler/onnx_lowering.py", 'attributes["linear_before_reset"] = 1', 'attributes["linear_before_reset"] = 0', LEAVES, "gru"),
     Bug("an attribute of a later opset", "compiler/onnx_lowering.py", "if emit.opset >= 18:", "if emit.opset >= 13:", LEAVES, "maxout"),
+    # Training as one ONNX graph
+    Bug("rows of one index that take each other's place", "compiler/onnx_training.py", 'cotangents, axis=0, reduction="add")', "cotangents, axis=0)",
+        ONNX_STEP, "lost_by_threads"),
+    Bug("the stride of the convolution for its weights", "compiler/onnx_training.py", 'strides=list(a["dilation"]), dilations=list(a["stride"])',
+        'strides=list(a["stride"]), dilations=list(a["dilation"])', ONNX_STEP, "gradients_of_convolutions"),
+    Bug("all of the equal elements of a window", "compiler/onnx_training.py", 'hit = emit.node("And", equal, free) if free else equal', "hit = equal",
+        ONNX_STEP, "gradients_of_pools"),
+    Bug("a forget gate that sees its own step", "compiler/onnx_recurrence.py", "slope(f, _before(emit, value, c))", "slope(f, c)", ONNX_STEP, "recurrences"),
+    Bug("the masks of the first step in every step", "runtime/onnx_steps.py", "model.randomness.step = step", "model.randomness.step = 0",
+        ONNX_STEP, "five_steps and adam"),
+    Bug("the state before the last step", "runtime/onnx_steps.py", "self.buffers[self.turn][name].numpy()", "self.buffers[1 - self.turn][name].numpy()",
+        ONNX_STEP, "five_steps and adam"),
     Bug("a shift that is not scaled with what it follows", "runtime/absorb.py", "scale, shift, learned = scale * met, shift * met, learned or other.op",
         "scale, shift, learned = scale * met, shift, learned or other.op", "test_absorb.py::test_it_is_folded"),
     Bug("a bundle whose files are not looked at", "runtime/bundle.py", 'if found == entry["sha256"]:', 'if size == entry["bytes"]:', "test_bundle.py"),

@@ -75,6 +75,28 @@ def test_a_primitive_in_training_is_numpys(name: str, case: Case) -> None:
     np.testing.assert_allclose(found["y"], wanted["y"], rtol=1e-5, atol=2e-6 if wanted["y"].dtype.kind == "f" else 0)
 
 
+# Operators of opset 18 with a kernel on CUDA for what a step gives them: docs/OperatorKernels.md of onnxruntime
+CUDA = set(
+    "Abs Add And ArgMax AveragePool Cast Concat Conv ConvTranspose Div Equal Erf Exp Expand Floor Gather GatherElements Gemm Greater GreaterOrEqual "
+    "Identity IsNaN Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mul Neg Not Pad Pow Range ReduceMax ReduceSum Relu Reshape Scan "
+    "ScatterElements ScatterND Shape Sigmoid Sign Slice Softmax Softplus Split Sqrt Squeeze Sub Tanh Transpose Unsqueeze Where".split()
+)
+
+
+def operators(graph: Any) -> set[str]:
+    return {node.op_type for node in graph.node} | {op for node in graph.node for a in node.attribute for op in operators(a.g)}
+
+
+def test_no_operator_of_a_step_would_stay_on_the_cpu() -> None:
+    used = set()
+    for name, case in (p.values for p in EACH if p.values[0] not in ("lookup", "recurrent", "quantize", "dequantize")):  # of other graphs
+        graph, arrays = of_case(name, case)
+        kinds = {key: TensorType(str(arrays[key].dtype), arrays[key].shape) for key in graph.leaves("variable")}
+        used |= operators(step_to_onnx(graph, kinds, {}, name="t", metadata={}).graph)
+    assert used - CUDA == set()
+    assert {"Scan", "ScatterElements", "ConvTranspose"} <= used
+
+
 N = Batch()
 IMAGES = [
     {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1},

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from runs import DIGITS, STEPS, TINY, history, nnc, outcome, process, refused, write
-from test_onnx_training import EPSILON, Twins, apart
+from test_onnx_training import CUDA, EPSILON, Twins, apart, operators
 
 import nnc as api
 from nnc.compiler.pipeline import read
@@ -134,6 +135,19 @@ def test_a_hundred_free_steps(name: str) -> None:
     """The loss curve within 2%."""
     wanted, found, _ = run_freely(name, 100)
     np.testing.assert_allclose(found, wanted, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shape_is_left_to_compute_at_a_known_batch(name: str, tmp_path: Path) -> None:
+    """onnxruntime would compute shapes on the CPU, and with --device cuda no node may stay there."""
+    options = onnxruntime.SessionOptions()
+    options.add_free_dimension_override_by_name("batch", 16)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "o.onnx")
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(twins(name).steps.file, options, providers=["CPUExecutionProvider"])
+    left = operators(onnx.load(tmp_path / "o.onnx").graph)
+    assert left <= CUDA - {"Shape", "Range"}
 
 
 # Whole trainings
