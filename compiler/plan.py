@@ -163,6 +163,7 @@ class Planner:
             dying[last].append(value)
         held: dict[Value, tuple[int, int]] = {}  # offset and length of the arena block that a root occupies
         wanted: dict[Value, Value] = {}  # packed array -> itself, once a part of it has been placed
+        numbers: list[Value] = []
         for at, value in enumerate(self.steps):
             place = self.places.get(value)
             if place is not None and place.kind == "inside":
@@ -171,6 +172,8 @@ class Planner:
                 if owner not in wanted:
                     wanted[owner] = owner
                     self._hold(owner, arena, held)
+            elif place is None and self.fast and value.type.size(self.n) == 1:
+                numbers.append(value)
             elif place is None and value not in wanted:
                 donor = self._donor(value, at, held)
                 if donor is not None:
@@ -190,6 +193,9 @@ class Planner:
                     arena.give(*held.pop(root))
             if self.last_use.get(value, -1) < 0 and value in held:  # nothing reads it
                 arena.give(*held.pop(value))
+        for value in numbers:  # nothing else is ever written there, so the fast engine may compute them early
+            self.places[value] = Place("arena", arena.high)
+            arena.high += ALIGNMENT
         return arena.high, scratch
 
     def _hold(self, value: Value, arena: _Arena, held: dict[Value, tuple[int, int]]) -> None:

@@ -71,6 +71,12 @@ class Group:
         new = Operand("full", step.out)
         return all(_apart(read, step.out) for read in self.read) and all(_apart(new, written) for written in self.written)
 
+    def ignores(self, step: Step) -> bool:
+        """Whether the step may as well run before this loop: neither writes what the other reads or writes."""
+        theirs = [byte_bounds(written) for written in self.written]
+        out = byte_bounds(step.out)
+        return not any(_meet(o.span, w) for o in step.operands for w in theirs) and not any(_meet(out, s) for s in (*theirs, *(r.span for r in self.read)))
+
     def add(self, step: Step) -> None:
         self.steps.append(step)
         self.written.append(step.out)
@@ -80,10 +86,30 @@ class Group:
 
 def _apart(a: Operand, b: Array) -> bool:
     """Whether two pieces of memory do not overlap, or are the same element by element."""
-    (start, stop), (other_start, other_stop) = a.span, byte_bounds(b)
-    if stop <= other_start or other_stop <= start:
-        return True
-    return a.kind == "full" and start == other_start and stop == other_stop and a.array.dtype.itemsize == b.dtype.itemsize
+    mine, others = a.span, byte_bounds(b)
+    return not _meet(mine, others) or (a.kind == "full" and mine == others and a.array.dtype.itemsize == b.dtype.itemsize)
+
+
+def _meet(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]
+
+
+def _join(groups: list[Group], step: Step) -> None:
+    """Put a step into the last loop that takes it, past those that do not mind; else it begins one.
+
+    What is a single number is computed as early as it may be, so that it does not come between steps over arrays: an optimiser's corrections are such.
+    """
+    place = len(groups)
+    while place > 0:
+        if groups[place - 1].accepts(step):
+            groups[place - 1].add(step)
+            return
+        if not groups[place - 1].ignores(step):
+            break
+        place -= 1
+    begun = Group([])
+    begun.add(step)
+    groups.insert(place if step.out.size == 1 else len(groups), begun)
 
 
 def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness: Randomness) -> list[Call]:
@@ -93,13 +119,11 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
     compiled: list[Bound] = []
     checked: list[Call] = []
     faults = np.zeros(1, np.int64)
-    group: Group | None = None
+    groups: list[Group] = []  # loops that may still grow
 
     def close() -> None:
-        nonlocal group
-        if group is not None:
-            compiled.append(_bound(group, outside))
-        group = None
+        compiled.extend(_bound(group, outside) for group in groups)
+        groups.clear()
 
     def finish() -> None:
         close()
@@ -111,10 +135,7 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
     for value, (kernel, arrays) in zip(values, calls, strict=True):
         step = _step(value, arrays)
         if step is not None:
-            if group is None or not group.accepts(step):
-                close()
-                group = Group([])
-            group.add(step)
+            _join(groups, step)
             continue
         if kernel is nothing:
             continue

@@ -355,3 +355,14 @@ def test_an_engine_that_is_not_there_is_refused() -> None:
     assert said.returncode == 1
     assert "E708" in said.stderr
     assert "use numpy, fast or onnxruntime" in said.stderr
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "amsgrad", "nadam", "adamax", "nesterov(lr=0.01)", "rmsprop(lr=0.01, centered=true)"])
+def test_an_update_goes_through_memory_once(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers that an update needs are computed before its loop, not between parts of it."""
+    monkeypatch.setenv("NNC_ENGINE", "fast")
+    body = "  return output = x -> dense(40) -> relu -> dense(3) -> softmax"
+    model = nnc.compile(spec(body, loss="cross_entropy(output, y)", optimizer=optimizer)).init(1)
+    model.step({"x": np.ones((8, 3)), "y": np.zeros(8, np.int64)})
+    ((steps, _),) = model._executors["step"].at(8).update_steps
+    assert sum(bound.arguments[0] == 3 * 40 + 40 + 40 * 3 + 3 for bound in steps._kept) == 1
