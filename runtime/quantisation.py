@@ -106,7 +106,7 @@ def in_fewer_bits(found: Exported, model: Model | Ensemble, opened: Opened, dige
     try:
         data = written(graph.outputs, made, kept)
         _require_running(data, graph, rows)
-        figures = [evaluator.figures(_predictions(written(form.outputs, form, known), form, rows.judged, evaluator.batch))
+        figures = [evaluator.figures(_predictions(written(form.outputs, form, known), [*predicted], form, rows.judged, evaluator.batch))
                    for form, known in ((whole, arrays), (made, kept))]  # fmt: skip
         times = latencies([found.data, data], graph, rows.judged)
     except (Malformed, EngineRefusal) as error:
@@ -178,12 +178,12 @@ def _require_running(data: bytes, graph: Graph, rows: Rows) -> None:
             _run(made, None, {name: array[chosen] for name, array in given.arrays.items()})
 
 
-def _predictions(data: bytes, graph: Graph, raw: Mapping[str, Array], size: int) -> Iterator[dict[str, Array]]:
-    """Raw rows in batches, with what onnxruntime makes of them."""
+def _predictions(data: bytes, names: Sequence[str], graph: Graph, raw: Mapping[str, Array], size: int) -> Iterator[dict[str, Array]]:
+    """Raw rows in batches, with what onnxruntime predicts for them. Decisions are left out: they have the names of targets."""
     made = session(data)
     for start in range(0, len(next(iter(raw.values()))), size):
         batch = {name: array[start : start + size] for name, array in raw.items()}
-        yield batch | dict(zip(graph.outputs, _run(made, list(graph.outputs), graph_inputs(graph, batch)), strict=True))
+        yield batch | dict(zip(names, _run(made, names, graph_inputs(graph, batch)), strict=True))
 
 
 def latencies(files: Sequence[bytes], graph: Graph, raw: Mapping[str, Array]) -> list[dict[str, float]]:

@@ -90,7 +90,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for name, text in {"digits": DIGITS, "images": IMAGES, "mixed": MIXED}.items():
         for form in ("int8(calibrate=100)", "float16"):
-            spec = write(folder / f"{name}-{form[:5]}.nn", f"{text}\nexport {{ quantize = {form} }}\n")
+            outputs = "[bought, answer]" if name == "mixed" else "[probabilities, label]"
+            spec = write(folder / f"{name}-{form[:5]}.nn", f"{text}\nexport {{ outputs = {outputs}  quantize = {form} }}\n")
             said = nnc("run", spec, "-o", folder / spec.stem)
             assert said.status == 0, said.err
             assert "float32" in said.out.rpartition("bundle")[2]
@@ -131,10 +132,11 @@ def test_the_figures_are_those_of_the_file_that_was_written(which: str, made: di
     model = session((run / "export" / "model.onnx").read_bytes())
     assert all(kind.type in ("tensor(float)", "tensor(int64)", "tensor(string)") for kind in (*model.get_inputs(), *model.get_outputs()))
     wanted = {i.name: raw[i.name].astype(object if i.type == "tensor(string)" else np.float32) for i in model.get_inputs()}
-    (found,) = model.run(None, wanted)
+    found, decided = model.run(None, wanted)
     label = prepared["answer" if "mixed" in which else "label"]
     right = (found[:, 0] > 0.5) == label if "mixed" in which else found.argmax(1) == label
     assert said["after"]["figures"]["accuracy"] == pytest.approx(right.mean())
+    assert (decided == (raw["answer"] if "mixed" in which else label)).mean() == pytest.approx(right.mean())
     assert said["split"] == "validation"
     assert said["rows"] == len(label)
     chosen = np.clip(found[:, 0] if "mixed" in which else found[np.arange(len(label)), label], 1e-30, 1)
