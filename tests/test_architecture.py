@@ -160,7 +160,8 @@ RUNTIME = {
     "data.texts": "data.decimals",
     "data.delimited": "threads data.decimals data.texts nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
-    "data.sources": "data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema nnc.compiler.ops.sources",
+    "data.sources": "threads data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema "
+    "nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment nnc.compiler.objective",
     "data.balance": "kernels data.stored",
     "data.ahead": "data.augment data.stored nnc.compiler.experiment",

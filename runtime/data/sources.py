@@ -6,7 +6,7 @@ import gzip
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +18,7 @@ from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.images import labelled
 from nnc.compiler.ops.sources import WINE
 from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, idx_size, npy_header, npz_members, read_text
+from nnc.runtime.threads import for_each
 
 from .columnar import parquet_batches, pixels
 from .delimited import Delimited, Lines, NoNumber
@@ -90,8 +91,19 @@ def _delimited(p: Any, files: Files, wanted: Wanted) -> Table:
         except NoNumber as other:
             texts.add(other.column)
             continue
-        empty = {name: np.empty(0, object) if name in texts else np.empty((0, 1)) for name in wanted}
-        return Table({name: np.concatenate([empty[name], *found.pop(name)]) for name in wanted}, lines)
+        return Table(_joined(found, texts), lines)
+
+
+def _joined(found: dict[str, list[Array]], texts: Collection[str]) -> dict[str, Array]:
+    """The parts of each column as one; they are let go one column after another."""
+    columns = {name: np.empty(0, object) if name in texts else np.empty((0, 1)) for name in found}
+    names = [*found]
+
+    def join(place: int) -> None:
+        columns[names[place]] = np.concatenate([columns[names[place]], *found.pop(names[place])])
+
+    for_each(len(names), join)
+    return columns
 
 
 def _idx(p: Any, files: Files, wanted: Wanted) -> Table:
