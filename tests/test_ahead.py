@@ -48,6 +48,7 @@ class AsOnce(Batches):
 def test_a_thread_changes_no_bit_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = written(tmp_path)
     made: list[str] = []
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 1 << 20)
     augment = ahead.augment
     monkeypatch.setattr(ahead, "augment", lambda *given: (made.append(threading.current_thread().name), augment(*given)))
     with_one = nnc.train(spec, out=tmp_path / "with")
@@ -59,6 +60,7 @@ def test_a_thread_changes_no_bit_and_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = written(tmp_path)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 1 << 20)
     whole = nnc.train(spec, out=tmp_path / "whole")
     monkeypatch.setattr("nnc.runtime.train.CHECKPOINT_SECONDS", 0.0)
     count = 0

@@ -164,7 +164,7 @@ RUNTIME = {
     "nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment nnc.compiler.objective",
     "data.balance": "kernels data.stored",
-    "data.ahead": "data.augment data.stored nnc.compiler.experiment",
+    "data.ahead": "machine threads data.augment data.stored nnc.compiler.experiment",
     "data.splits": "kernels nnc.compiler.diagnostics nnc.compiler.operation",
     "data.dataset": "kernels executor data.fit data.sources data.splits data.stored nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
     "nnc.compiler.experiment nnc.compiler.operation nnc.compiler.lower nnc.compiler.prepare nnc.compiler.pipeline",

@@ -1,7 +1,8 @@
 """Training batches, the next one made ready in a thread while a step runs.
 
-Rows of arrays in memory are gathered about as fast as they would be copied from where the thread puts them, so a thread takes part only where a
-batch is augmented, or comes from a file. What a batch holds depends on its rows and its step alone, not on who makes it, nor when.
+Rows of arrays in memory are gathered about as fast as they would be copied from where the thread puts them, and a step whose kernels use all cores
+leaves none to a thread. So one takes part only where rows come from a file, or are augmented with a core to spare. What a batch holds depends on
+its rows and its step alone, not on who makes it, nor when.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.experiment import Augmentation
+from nnc.runtime.machine import usable_cores
+from nnc.runtime.threads import workers
 
 from .augment import augment
 from .stored import Column, Stored
@@ -25,11 +28,14 @@ class Batches:
 
     def __init__(self, columns: Mapping[str, Column], augmented: Sequence[Augmentation], seed: int, order: Array, size: int):
         self.columns, self.augmented, self.seed, self.order, self.size = columns, augmented, seed, order, size
-        self.thread: ThreadPoolExecutor | None = None
+        self.thread: ThreadPoolExecutor | None = None  # for batches that are more than rows gathered from memory
+        self.pays = False
         self.ready: tuple[int, Future[None], dict[str, Array]] | None = None
 
     def __enter__(self) -> Batches:
-        if self.augmented or any(isinstance(column, Stored) for column in self.columns.values()):
+        stored = any(isinstance(column, Stored) for column in self.columns.values())
+        self.pays = stored or usable_cores() > workers()
+        if self.augmented or stored:
             self.thread = ThreadPoolExecutor(1, "nnc-batches")
         return self
 
@@ -53,7 +59,7 @@ class Batches:
             self._make(inputs, rows, step)
         following = self.order[start + self.size : start + 2 * self.size]
         self.ready = None
-        if len(following) == len(rows):  # the last batch may be smaller
+        if self.pays and len(following) == len(rows):  # the last batch may be smaller
             held = held or {name: np.empty_like(array) for name, array in inputs.items()}
             self.ready = start + self.size, self.thread.submit(self._make_quietly, held, following, step + 1), held
 
