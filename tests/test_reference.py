@@ -13,6 +13,7 @@ import pytest
 from networks import spec, spread
 
 import nnc
+import nnc.compiler.ops  # fills the table
 from nnc.compiler.operation import TABLE, Kind, find, names
 
 DOCS = Path(__file__).parent.parent / "docs"
