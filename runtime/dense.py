@@ -213,6 +213,18 @@ def _copy_row(columns: int, x: Any, out: Any) -> None:
 
 
 @kernel
+def take(a: Any, part: int, parts: int) -> None:
+    """x, elements of 4 bytes in a row, address of the address of row numbers, how many, out: rows of x, which exist."""
+    width, count = a[1], a[3]
+    rows = nb.carray(int64_at(int64_at(a[2])[0]), (count,))
+    first, last = cut(count, part, parts, 1)
+    for i in range(first, last):
+        x, out = nb.carray(int32_at(a[0] + 4 * rows[i] * width), (width,)), nb.carray(int32_at(a[4] + 4 * i * width), (width,))
+        for k in range(width):
+            out[k] = x[k]
+
+
+@kernel
 def scatter_add(a: Any, part: int, parts: int) -> None:
     """g, g's row, index, size, out, rows, columns: rows of g added into a table of zeros, in their order; a part has rows of the table."""
     size, rows, columns = a[3], a[5], a[6]

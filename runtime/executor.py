@@ -14,6 +14,8 @@ from nnc.compiler.workspace import workspace
 
 from .kernels import KERNELS, Array, Randomness, nothing, view
 
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+
 
 class NonFinite(Exception):
     """NaN or infinity appeared; `origin` is the layer or phase whose step made it first."""
@@ -43,7 +45,7 @@ class Program:
     def __init__(
         self, made: Plan, variables: Mapping[str, Array], scalars: dict[str, Array], randomness: Randomness, arena: Arena, fast: bool = False
     ):
-        self.plan = made
+        self.plan, self.fast = made, fast
         n = made.n
         block = arena.reserve(made.arena_bytes)
         self.inputs: dict[str, Array] = {}
@@ -87,7 +89,7 @@ class Program:
         if fast:
             from .faster import faster
             from .fusion import copies, fused
-        self.steps: list[tuple[Callable[..., Any], tuple[Array, ...]]] = []
+        self.steps: list[Call] = []
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
             kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
@@ -104,9 +106,20 @@ class Program:
             self.update_steps += [(np.copyto, pair) for pair in copied]
         self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
 
-    def forward(self) -> None:
-        """Everything that outputs need; no variable changes."""
-        for kernel, arrays in self.forward_steps:
+    def reading(self, columns: Mapping[str, Any], rows: Array) -> list[Call] | None:
+        """The forward steps with compiled ones before them that gather the inputs from columns; None where that is not possible.
+
+        `rows` holds the address of the rows' numbers, int64, when they run.
+        """
+        if not self.fast:
+            return None
+        from .fusion import gathered
+
+        return gathered([(columns[name], array) for name, array in self.inputs.items() if name in columns], rows, self.forward_steps)
+
+    def forward(self, steps: list[Call] | None = None) -> None:
+        """Everything that outputs need; no variable changes. `steps`: those of `reading`."""
+        for kernel, arrays in steps or self.forward_steps:
             kernel(*arrays)
 
     def update(self) -> None:

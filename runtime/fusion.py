@@ -22,7 +22,7 @@ from nnc.compiler.plan import Plan
 from . import loops
 from .bound import Bound
 from .kernels import Randomness, nothing
-from .native import copied, native
+from .native import copied, native, taken
 from .team import Steps
 
 Array = np.ndarray[Any, Any]
@@ -150,6 +150,13 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
             checked.append((kernel, arrays))
     finish()
     return result
+
+
+def gathered(feeds: Sequence[tuple[Any, Array]], rows: Array, calls: list[Call]) -> list[Call] | None:
+    """Calls with compiled steps before them that gather rows of columns into inputs; None where a column is not in memory or lies otherwise."""
+    bound = [taken(column, out, rows) for column, out in feeds if isinstance(column, np.ndarray)]
+    found = [b for b in bound if b is not None]
+    return Steps(found).before(calls) if found and len(found) == len(feeds) else None
 
 
 def copies(pairs: Sequence[tuple[Array, Array]]) -> list[Call]:

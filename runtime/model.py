@@ -20,7 +20,7 @@ from nnc.compiler.source import Source
 
 from . import solvers
 from .engine import choose
-from .executor import Arena, Executor, Program
+from .executor import Arena, Call, Executor, Program
 from .files import read_arrays, refuse, write_arrays
 from .initial import fill
 from .kernels import Randomness
@@ -250,10 +250,10 @@ class Model:
         self.slots()
         return self._executor("step", self.stepper().graph).at(n)
 
-    def advance(self, program: Program) -> float:
+    def advance(self, program: Program, forward: list[Call] | None = None) -> float:
         """Run a filled step; the objective before the update. E510 names the layer where a value is not finite.
 
-        Nothing changes in that case: the forward and backward part is checked before the update runs.
+        Nothing changes in that case: the forward and backward part is checked before the update runs. `forward`: steps that fill it too.
         """
         executor = self._executors["step"]
         step = self.step_count
@@ -261,7 +261,7 @@ class Model:
         rate = self.rate(step)
         for name, array in executor.scalars.items():
             array[...] = rate if name == "lr" else self.stepper().scalars[name](step + 1)
-        program.forward()
+        program.forward(forward)
         objective = float(program.outputs["objective"])
         if not isfinite(objective) or not isfinite(float(program.outputs["gradient_square"])):
             self._report_non_finite(program)

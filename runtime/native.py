@@ -238,3 +238,11 @@ _BINDERS: dict[str, Callable[[Value, tuple[Array, ...], Randomness, Array], list
 def copied(x: Array, out: Array) -> Sequence[Bound] | None:
     """A copy between two arrays, where it has a kernel."""
     return _copied(x, out)
+
+
+def taken(column: Array, out: Array, rows: Array) -> Bound | None:
+    """Rows of a column into an array; the numbers of the rows lie where `rows` says."""
+    row = column.itemsize * (column.size // max(len(column), 1))
+    if column.dtype != out.dtype or column.shape[1:] != out.shape[1:] or row % 4 or row == 0 or not plain(column, out):
+        return None
+    return Bound(dense.take, (column, row // 4, rows, len(out), out), moved(out) * 2 * out.itemsize / 4)

@@ -7,7 +7,8 @@ runtime draws them, and given in: both engines see the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite, prod
 from typing import Any
 
@@ -98,6 +99,9 @@ class Bound:
             for name, array in self.outputs.items():
                 binding.bind_ortvalue_output(STEP + name, ort.OrtValue.ortvalue_from_numpy(array, "cpu"))
             self.bindings.append(binding)
+
+    def reads(self, columns: Mapping[str, Any]) -> None:
+        """Batches are put into `inputs`."""
 
     def advance(self) -> float:
         return self.steps.advance(self)
@@ -194,6 +198,9 @@ class OnnxSteps:
             bound.outputs[name][...] = program.outputs[name]
         self._push()
         return objective
+
+    def running(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def settle(self) -> None:
         """Bring the state into the model's variables, for evaluation and checkpoints."""

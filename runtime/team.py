@@ -78,18 +78,19 @@ def _looks(seconds: float) -> int:
     return max(100, int(count * seconds / max(time.perf_counter() - begun, 1e-7)))
 
 
-_team: list[Team] = []
+_teams: dict[int, Team] = {}
 
 
 def team() -> Team:
-    """The team of this process: as many threads as lanes are run on."""
-    if not _team:
-        _team.append(Team(workers()))
-    return _team[0]
+    """The team of this process of as many threads as lanes are run on."""
+    size = workers()
+    if size not in _teams:
+        _teams[size] = Team(size)
+    return _teams[size]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: _team.clear())  # threads do not survive a fork
+    os.register_at_fork(after_in_child=lambda: _teams.clear())  # threads do not survive a fork
 
 
 WORTH_SHARING = 1500.0  # nanoseconds of a step's work
@@ -107,6 +108,13 @@ class Steps:
         self._program = np.array([number for b, a, p in rows for number in (b.kernel.address, a.ctypes.data, p)], np.int64)
         self._address, self._count, self._together = self._program.ctypes.data, len(bound), max(parts) > 1
         self._run, self._faults, self._checks = members.run, faults, checks
+
+    def before(self, calls: Sequence[Call]) -> list[Call]:
+        """These steps and then others, as one program with those that come first."""
+        if calls and isinstance(calls[0][0], Steps):
+            first = calls[0][0]
+            return [(Steps([*self._kept, *first._kept], first._faults, first._checks), ()), *calls[1:]]
+        return [(self, ()), *calls]
 
     def apart(self) -> list[tuple[str, Callable[[], None]]]:
         """Each step as a program of its own, under its kernel's name and its first numbers: for looking where the time goes."""

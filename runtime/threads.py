@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -67,7 +67,7 @@ class Pool:
             self._lock.release()
 
 
-class hold:
+class hold(AbstractContextManager[None]):
     """While inside, the BLAS has one thread: those of a pool or a team do the sharing. May be entered again inside."""
 
     depth = 0

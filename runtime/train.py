@@ -166,11 +166,12 @@ class Trainer:
         augmented = data.augment if data is not None else ()
         programs: dict[int, Filled] = {}
         begun, seen = time.perf_counter(), 0
-        with np.errstate(all="ignore"), Batches(self.data.arrays, augmented, model.seed, order, self.batch) as batches:
+        with self.steps.running(), np.errstate(all="ignore"), Batches(self.data.arrays, augmented, model.seed, order, self.batch) as batches:
             for start in range(place.position, len(order), self.batch):
                 n = min(self.batch, len(order) - start)
                 if n not in programs:
                     programs[n] = self.steps.at(n)
+                    batches.attach(programs[n])
                 program = programs[n]
                 batches.fill(program.inputs, start, model.step_count)
                 last = start + n == len(order)

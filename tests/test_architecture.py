@@ -192,7 +192,7 @@ RUNTIME = {
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
     "onnx_steps": "device files kernels model threads nnc.compiler.ir nnc.compiler.onnx_export nnc.compiler.onnx_step nnc.compiler.onnx_training "
     "nnc.compiler.training",
-    "steps": "engine executor kernels model onnx_steps",
+    "steps": "engine executor kernels model onnx_steps threads",
     "train": "engine kernels machine_code files machine model ensemble data.dataset data.ahead data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",

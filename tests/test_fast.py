@@ -19,6 +19,7 @@ from drawing import network
 from networks import spec, spread
 
 import nnc
+import nnc.compiler.pipeline  # fills the table of primitives
 from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
 from nnc.runtime import loops
 from nnc.runtime.executor import Arena, Executor
@@ -224,7 +225,8 @@ def test_the_edges_of_pairs_are_numpys(op: str) -> None:
 def three(monkeypatch: pytest.MonkeyPatch) -> Team:
     """A team of three, and steps so cheap to share that all of them are shared."""
     members = Team(3)
-    monkeypatch.setattr("nnc.runtime.team._team", [members])
+    monkeypatch.setattr("nnc.runtime.team._teams", {3: members})
+    monkeypatch.setattr("nnc.runtime.team.workers", lambda: 3)
     monkeypatch.setattr("nnc.runtime.team.WORTH_SHARING", 0.0)
     monkeypatch.setattr("nnc.runtime.native.workers", lambda: 3)
     return members
@@ -287,6 +289,27 @@ def test_masks_are_numpys_bit_for_bit(size: int, probability: float, three: Team
     for seed, step in ((0, 0), (2**63 + 5, 3), (7, 2**40)):
         plain, found = (Executor(Graph({"v": mask}), {}, Randomness(seed, step), Arena(), fast=fast).run({"x": x})["v"].copy() for fast in (False, True))
         np.testing.assert_array_equal(found, plain)
+
+
+def test_a_step_that_gathers_its_batches_trains_as_one_that_is_given_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs with a smaller last batch; a batch that a user gives afterwards is taken as it is."""
+    monkeypatch.setenv("NNC_ENGINE", "fast")
+    random = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", x=random.normal(size=(70, 6)).astype(np.float32), y=random.integers(0, 3, 70))
+    (tmp_path / "d.nn").write_text(
+        'data { source = npz("d.npz")  x = column(x)  y = column(y) -> category  split = random(train=90%, validation=10%) }\n'
+        "network(x: float32[6]) { return p = x -> dense(5) -> tanh -> dense(3) -> softmax }\n"
+        "train { loss = cross_entropy(p, y)  optimizer = adam  batch = 16  epochs = 2 }"
+    )
+    found = [nnc.train(tmp_path / "d.nn", out=tmp_path / "gathered")]
+    asked: list[bool] = []
+    monkeypatch.setattr("nnc.runtime.steps.HostStep.reads", lambda self, columns: asked.append(True))
+    found.append(nnc.train(tmp_path / "d.nn", out=tmp_path / "given"))
+    assert asked
+    for name, array in found[0].model.parameters.items():
+        np.testing.assert_array_equal(found[1].model.parameters[name], array)
+    batch = {"x": random.normal(size=(16, 6)).astype(np.float32), "y": random.integers(0, 3, 16)}
+    assert found[0].model.step(batch) == found[1].model.step(batch)
 
 
 @pytest.mark.parametrize("index", [7, -1])

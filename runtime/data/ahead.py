@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,13 +23,21 @@ from .stored import Column, Stored
 Array = np.ndarray[Any, Any]
 
 
+class Gathering(Protocol):
+    """A step that may take the rows of a batch itself."""
+
+    def reads(self, columns: Mapping[str, Column]) -> Array | None:
+        """Where to put the address of the rows' numbers; None where it does not."""
+
+
 class Batches:
     """The batches of an epoch, `size` rows of `order` at a time; a context, which the thread does not outlive."""
 
     def __init__(self, columns: Mapping[str, Column], augmented: Sequence[Augmentation], seed: int, order: Array, size: int):
-        self.columns, self.augmented, self.seed, self.order, self.size = columns, augmented, seed, order, size
+        self.columns, self.augmented, self.seed, self.order, self.size = columns, augmented, seed, np.ascontiguousarray(order, np.int64), size
         self.thread: ThreadPoolExecutor | None = None  # for batches that are more than rows gathered from memory
         self.pays = False
+        self.rows: Array | None = None
         self.ready: tuple[int, Future[None], dict[str, Array]] | None = None
 
     def __enter__(self) -> Batches:
@@ -43,8 +51,15 @@ class Batches:
         if self.thread is not None:
             self.thread.shutdown(cancel_futures=True)
 
+    def attach(self, step: Gathering) -> None:
+        """Let a step take its rows itself, where nothing else is done to them."""
+        self.rows = None if self.thread is not None else step.reads(self.columns)
+
     def fill(self, inputs: dict[str, Array], start: int, step: int) -> None:
         """Put the batch that starts at a place of the order into a step's inputs. Raises what making it ready raised."""
+        if self.rows is not None:
+            self.rows[0] = self.order.ctypes.data + 8 * start
+            return
         rows = self.order[start : start + self.size]
         if self.thread is None:
             self._make(inputs, rows, step)
