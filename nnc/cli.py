@@ -93,7 +93,10 @@ def parser() -> argparse.ArgumentParser:
     engine(made)
 
     command("explain", "the long explanation of a diagnostic").add_argument("code", metavar="CODE")
-    command("doctor", "what this machine offers, and what is wrong with it")
+    made = command("doctor", "what this machine offers, and what is wrong with it")
+    made.add_argument("--warm", nargs="*", default=None, metavar="FILE",
+                      help="compile the fast engine's kernels ahead, and the loops that training these specs takes")
+    made.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; each spec's directory by default")
 
     made = command("new", "a spec to start from")
     made.add_argument("name", metavar="NAME", help="the file to write, .nn is added")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from argparse import Namespace
 from contextlib import ExitStack
 from io import TextIOWrapper
@@ -372,6 +373,8 @@ def explain(options: Namespace) -> int:
 
 
 def doctor(options: Namespace) -> int:
+    if options.warm is not None:
+        return _warm(options)
     from .runtime.doctor import examine
 
     problems = 0
@@ -381,6 +384,20 @@ def doctor(options: Namespace) -> int:
             problems += 1
             print(f"  {'':<16}{finding.problem}")
     return 1 if problems else 0
+
+
+def _warm(options: Namespace) -> int:
+    from .runtime.machine_code import folder
+    from .runtime.warm import warm
+
+    begun = time.perf_counter()
+    programs = []
+    for file in options.warm:
+        root = _root(options, Path(file))
+        programs.append((pipeline.analyse(pipeline.read(Path(file)), root=root), root))
+    kept, fresh = warm(programs, MAX_BYTES)
+    print(f"{folder()}: {kept} compiled functions, {fresh} of them new, {time.perf_counter() - begun:.1f} s")
+    return 0
 
 
 def new(options: Namespace) -> int:

@@ -63,7 +63,7 @@ def _known(target: Path) -> dict[str, Any] | None:
     refuse("E704", "it holds files that are no build", "give another directory with -o", path=str(target))
 
 
-def _untrained(program: pipeline.Program, root: Path, max_bytes: int) -> tuple[list[Model], dict[str, Array] | None]:
+def untrained(program: pipeline.Program, root: Path, max_bytes: int) -> tuple[list[Model], dict[str, Array] | None]:
     """The networks with the weights that they start from, and rows to verify an export with."""
     experiment = program.experiment
     if experiment.data is None:
@@ -88,7 +88,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int, n
             return []
     except OSError:
         pass  # a file of the last build is gone
-    models, rows = _untrained(program, root, max_bytes)
+    models, rows = untrained(program, root, max_bytes)
     model = models[0]
     write_json(manifest, {"inputs": None, "files": {}})  # whose directory this is, should the rest not be written
     written = [program.experiment.export.params.file]

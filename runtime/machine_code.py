@@ -64,6 +64,7 @@ class Codes:
 
     def __init__(self, module: str):
         self._module = module
+        modules.append(self)
 
     def __getattr__(self, name: str) -> Code:
         if name.startswith("_"):
@@ -71,6 +72,14 @@ class Codes:
         code = Code(text_of(self._module), name, lambda: getattr(importlib.import_module(f".{self._module}", __package__), name))
         self.__dict__[name] = code
         return code
+
+    def every(self) -> list[Code]:
+        """All functions of the module; imports it."""
+        held = vars(importlib.import_module(f".{self._module}", __package__))
+        return [getattr(self, name) for name, value in held.items() if hasattr(value, "compiled") and hasattr(value, "signature")]
+
+
+modules: list[Codes] = []
 
 
 @cache

@@ -358,6 +358,22 @@ def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
     assert said() == "[2.0, 2.0, 2.0] False\n"
 
 
+def test_a_warmed_cache_has_all_that_a_training_takes(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")} | {"NNC_CACHE": str(tmp_path / "code"), "NNC_ENGINE": "fast"}
+    (tmp_path / "d.nn").write_text((Path(nnc.__file__).parent / "specs" / "digits.nn").read_text("utf-8").replace("epochs    = 60", "epochs    = 1"))
+
+    def said(*arguments: str) -> str:
+        done = subprocess.run([sys.executable, "-P", "-m", "nnc", *arguments], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout + done.stderr
+
+    first = said("doctor", "--warm", "d.nn")
+    kept = len(list((tmp_path / "code").glob("*.o")))
+    assert f"{kept} compiled functions, {kept} of them new" in first
+    assert ", 0 of them new" in said("doctor", "--warm", "d.nn")
+    assert "compiling" not in said("train", "d.nn", "-o", "run")
+    assert len(list((tmp_path / "code").glob("*.o"))) == kept
+
+
 def test_equal_loops_of_different_layers_are_one() -> None:
     kinds = [("full", "float32"), ("row", "float32"), ("full", "float32")]
     lines = ["x0 = a0[AT]", "x1 = a1[j]", "v0 = x0 + x1", "a2[AT] = v0"]
