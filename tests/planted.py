@@ -162,6 +162,15 @@ BUGS = [
     Bug("a gain that is a loss", "runtime/quantisation.py", 'lost = before - after if better == "higher"', 'lost = after - before if better == "higher"',
         "test_quantisation.py::test_what_is_lost_is_a_share_of_what_there_was"),
     Bug("softmax in halves", "compiler/halve.py", '("negative", "tanh",', '("softmax", "negative", "tanh",', "test_quantisation.py", "must_stay"),
+    # The fast engine
+    Bug("a product's second part from where the first began", "runtime/dense.py", "        out += 4 * first\n", "        out += 0 * first\n",
+        "test_fast.py::test_products_in_parts_are_the_product"),
+    Bug("masks that are the same in every step, compiled", "runtime/dense.py", "u64(block + 1), u64(0), step, u64(0)", "u64(block + 1), u64(0), u64(0), u64(0)",
+        "test_fast.py::test_masks_are_numpys_bit_for_bit"),
+    Bug("a row that a table lacks taken without a word", "runtime/dense.py", "            int64_at(a[7])[0] = 1\n", "",
+        "test_fast.py::test_a_row_that_a_table_lacks_is_refused_by_either_engine"),
+    Bug("machine code taken without its checksum", "runtime/machine_code.py", "or hashlib.sha256(content).digest() != digest", "or len(digest) != 32",
+        "test_fast.py::test_what_was_compiled_once_is_not_compiled_again"),
 ]
 
 
