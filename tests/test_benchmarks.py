@@ -118,6 +118,19 @@ def test_what_a_gpu_would_do_is_done_on_the_cpu(tmp_path):
     assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
 
 
+# Memory
+
+
+def test_the_memory_of_a_training_is_what_was_predicted():
+    """Within 10%, of a dense network, one with images and one with sequences."""
+    script = COMPARE.parent / "memory.py"
+    done = subprocess.run([sys.executable, str(script), "mlp-m", "lenet", "lstm"], capture_output=True, text=True, timeout=120, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    ratios = {line.split()[0]: float(line.split()[-1]) for line in done.stdout.splitlines()[1:-1]}
+    assert ratios.keys() == {"mlp-m", "lenet", "lstm"}
+    assert all(0.9 < ratio < 1.1 for ratio in ratios.values()), done.stdout
+
+
 # What is trained
 
 SIDE_BY_SIDE = 3  # steps
