@@ -18,7 +18,7 @@ def step_to_onnx(graph: Graph, states: Mapping[str, TensorType], arrays: Mapping
     """The model proto of a training step, checked in full: `states` are inputs, and outputs where the step changes them.
 
     Beside them stand the batch, under the names of its columns, and what onnx_training.py names: `step:lr` and other numbers of the step, `mask:...`
-    and `noise:...` in; `step:loss`, `step:objective`, `step:gradient_square` and `new:<state>` out. `arrays` are variables that never change.
+    and `noise:...` in; `step:loss`, `step:objective`, `step:gradient_square`, sums of metrics and `new:<state>` out. `arrays` are variables that never change.
     """
     emit = GraphEmitter(OPSET, Notes())
     batch, random = graph.leaves("input"), drawn(graph)

@@ -104,9 +104,10 @@ class Program:
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
         return training.step_graph(self.objective(self.training_forward, targets, samples, self.mixes), self.bundles)
 
-    def step_apart(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
-        """The step with every parameter and its slots under their own names, as training.onnx has it."""
-        return training.step_graph(self.objective(self.training_forward, targets, samples, self.mixes), bundles.apart(self.bundles))
+    def step_apart(self, targets: Mapping[str, Target] | None = None, samples: int | None = None, *, metrics: bool = False) -> Step:
+        """The step with every parameter and its slots under their own names, as training.onnx has it, with the sums of metrics or without."""
+        objective = self.objective(self.training_forward, targets, samples, self.mixes)
+        return training.step_graph(objective, bundles.apart(self.bundles), metrics=metrics)
 
     def watching(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Watching:
         """What training watches, for everything that is trained."""

@@ -15,7 +15,7 @@ from typing import Any
 from .autodiff import gradients
 from .bundles import Bundle, flat_parts, flat_variable, held
 from .experiment import Experiment, TrainParams
-from .ir import Graph, TensorType, Value, apply, constant, origin, substitute
+from .ir import Batch, Graph, TensorType, Value, apply, constant, origin, substitute
 from .lower import Parameter
 from .objective import MetricTerm, Objective
 from .operation import Bound, Clock
@@ -195,8 +195,11 @@ def _sum(values: Sequence[Value]) -> Value:
     return whole
 
 
-def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
-    """Forward, backward, clipping, update. Outputs `loss`, `objective` and `gradient_square`, the sum of all squares of gradients before they are clipped."""
+def step_graph(objective: Objective, groups: Sequence[Bundle], *, metrics: bool = False) -> Step:
+    """Forward, backward, clipping, update. Outputs `loss`, `objective` and `gradient_square`, the sum of all squares of gradients before they are clipped.
+
+    `metrics`: also the sums over the batch that the metrics are made of, as `<metric>/<term>`, where they are no array of all samples.
+    """
     train, forward = objective.params, objective.forward
     optimiser = train.optimizer
     loss, goal = _goal(objective)
@@ -207,6 +210,9 @@ def step_graph(objective: Objective, groups: Sequence[Bundle]) -> Step:
     updates: dict[str, Value] = dict(forward.updates)
     scalars: dict[str, Callable[[int], float]] = {}
     outputs = {"loss": loss, "objective": goal, "gradient_square": square}
+    for metric in objective.metrics() if metrics else ():
+        sums = {f"{metric.key}/{term}": value for term, value in metric.sums.terms.items()}
+        outputs |= {name: value for name, value in sums.items() if not any(isinstance(d, Batch) for d in value.shape)}
     lr = apply("scalar", name="lr", dtype=forward.dtype)
     solver = "solver" in optimiser.operation.facts
     for g in gradient:

@@ -102,7 +102,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int, n
         if problem:
             note(f"no {STEP_FILE}: {problem}")
         else:
-            write_bytes(target / STEP_FILE, training_file(model, model.step_apart(), metadata(program.experiment)))
+            write_bytes(target / STEP_FILE, training_file(model, model.step_apart(metrics=True), metadata(program.experiment)))
             written.append(STEP_FILE)
         if choose().name == "fast":
             model.step_program(n)  # its loops are compiled ahead of the training

@@ -97,9 +97,9 @@ class Model:
             self._step = self.program.step(self._targets, self.samples)
         return self._step
 
-    def step_apart(self) -> training.Step:
+    def step_apart(self, *, metrics: bool = False) -> training.Step:
         """The step with every parameter by itself (training.onnx)."""
-        return self.program.step_apart(self._targets, self.samples)
+        return self.program.step_apart(self._targets, self.samples, metrics=metrics)
 
     def _executor(self, key: str, graph: Graph) -> Executor:
         if key not in self._executors:

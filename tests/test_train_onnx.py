@@ -13,12 +13,16 @@ import onnx
 import onnxruntime
 import pytest
 from runs import DIGITS, STEPS, TINY, history, nnc, outcome, process, refused, write
-from test_onnx_training import CUDA, EPSILON, Twins, apart, operators
+from test_onnx_training import CUDA, EPSILON, Twins, apart, operators, single
 
 import nnc as api
+from nnc.compiler.ir import Graph, concrete
+from nnc.compiler.onnx_training import STEP, drawn
 from nnc.compiler.pipeline import read
-from nnc.runtime.device import PROVIDERS, obstacle
-from nnc.runtime.onnx_steps import states
+from nnc.runtime.device import PROVIDERS, obstacle, session
+from nnc.runtime.executor import Arena, Executor
+from nnc.runtime.kernels import KERNELS, Randomness
+from nnc.runtime.onnx_steps import states, training_file
 from nnc.runtime.train import Interrupted, Progress, train
 
 SPECS = Path(__file__).parent.parent / "specs"
@@ -28,12 +32,12 @@ BOUND = {"mnist_cnn": 4e-5}  # seven convolutions and batch norms: NumPy's gradi
 Array = np.ndarray[Any, Any]
 
 
-def alone(name: str, *, smooth: bool = False, optimizer: str = "") -> str:
+def alone(name: str, *, smooth: bool = False, optimizer: str = "", metrics: bool = False) -> str:
     """A spec without its data, for batches that are drawn; `smooth`: without kinks."""
     text = (SPECS / f"{name}.nn").read_text("utf-8")
     text = re.sub(r"^(data|tune) \{.*?^\}\n", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^export .*\n", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^  (schedule|stop|metrics) .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(rf"^  (schedule|stop{'' if metrics else '|metrics'}) .*\n", "", text, flags=re.MULTILINE)
     text = text.replace("l2(5.0, scale=1/samples)", "l2(0.001)")
     if smooth:
         text = text.replace("relu", "softplus").replace("max_pool", "avg_pool")
@@ -150,6 +154,28 @@ def test_no_shape_is_left_to_compute_at_a_known_batch(name: str, tmp_path: Path)
     assert left <= CUDA - {"Shape", "Range"}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_sums_of_metrics_in_the_file_are_numpys(name: str) -> None:
+    """In training mode, of the batch that the step sees."""
+    text = alone(name, metrics=True)
+    model = api.compile(text).init(1)
+    step = model.step_apart(metrics=True)
+    sums = [key for key in step.graph.outputs if "/" in key]
+    assert bool(sums) == ("metrics" in text)
+    rows = {key: single(array) for key, array in batch(text, 12).items()}
+    made = session(training_file(model, step, {}))
+    given = rows | states(model)
+    for key, value in drawn(step.graph).items():
+        given[key] = np.zeros(concrete(value.shape, 12), bool)
+        KERNELS[value.op](value, 12, Randomness(0))(given[key], given[key])
+    given = {i.name: given.get(i.name, np.ones([], np.float32)) for i in made.get_inputs()}
+    found = dict(zip(sums, made.run([STEP + key for key in sums], given), strict=True))
+    plain = Graph({key: step.graph.outputs[key] for key in sums})
+    wanted = Executor(plain, states(model) | model.known, Randomness(0), Arena()).run(rows) if sums else {}
+    for key in sums:
+        np.testing.assert_allclose(found[key], wanted[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
 # Whole trainings
 
 
@@ -230,6 +256,30 @@ def test_other_trainings(tmp_path: Path, changed: tuple[str, str]) -> None:
     spec = write(tmp_path / "tiny.nn", TINY.replace(*changed))
     plain, other = (api.train(spec, out=tmp_path / engine, engine=engine) for engine in ("numpy", "onnxruntime"))
     assert other.figures["train"]["loss"] == pytest.approx(plain.figures["train"]["loss"], rel=1e-4)
+
+
+def test_the_file_of_a_build_is_a_whole_training(tmp_path: Path) -> None:
+    """training.onnx stepped through by hand: state out is state in; loss, and the sums that accuracy is made of."""
+    spec = write(tmp_path / "digits.nn", DIGITS)
+    assert nnc("build", spec, "-o", tmp_path / "build").status == 0
+    made = onnxruntime.InferenceSession(tmp_path / "build" / "digits" / "training.onnx", providers=["CPUExecutionProvider"])
+    model = api.compile(spec).init(5)
+    kinds = {i.name: i for i in made.get_inputs()}
+    kept = {name: np.array(array) for name, array in states(model).items() if name in kinds}
+    random = np.random.default_rng(0)
+    image, label = random.normal(size=(200, 64)).astype(np.float32), random.integers(0, 10, 200)
+    image[np.arange(200), label] += 3.0
+    (mask,) = [name for name in kinds if name.startswith("mask:")]
+    losses, right = [], []
+    for step in range(1, 61):
+        given = kept | {"image": image, "label": label, mask: random.random((200, 16)) < 0.8, "step:lr": np.float32(0.01)}
+        given |= {"step:first_correction": np.float32(1 / (1 - 0.9**step)), "step:root_correction": np.float32((1 - 0.999**step) ** 0.5)}
+        found = dict(zip([o.name for o in made.get_outputs()], made.run(None, {n: np.asarray(a) for n, a in given.items()}), strict=True))
+        kept = {name: found.get(f"new:{name}", array) for name, array in kept.items()}
+        losses.append(float(found["step:loss"]))
+        right.append(float(found["step:accuracy/sum"] / found["step:accuracy/count"]))
+    assert losses[-1] < 0.5 * losses[0]
+    assert right[-1] > 0.8 > 0.3 > right[0]
 
 
 def test_what_onnxruntime_cannot_take_is_refused_before_there_is_a_run(tmp_path: Path) -> None:
