@@ -182,7 +182,7 @@ class Planner:
                     self.places[value] = Place("arena", held[value][0])
                 else:
                     self._hold(value, arena, held)
-            kinds: tuple[TensorType, ...] = workspace(value, self.n, self.fast)
+            kinds: tuple[TensorType, ...] = workspace(value, self.n, self.orders if self.fast else None)
             blocks = [(arena.take(kind.nbytes(self.n)), kind.nbytes(self.n)) for kind in kinds]
             if blocks:
                 scratch[value] = tuple(offset for offset, _ in blocks)

@@ -8,10 +8,10 @@ stands where it needs none after all (no padding, say).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from .ir import Batch, TensorType, Value, concrete
+from .ir import TensorType, Value, concrete
 
 TILE = 2**17  # elements of a tile's largest array: 512 KiB in float32
 LANES = 8
@@ -174,11 +174,26 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
     return (state, state, state, whole) if value.attributes["kind"] == "lstm" else (state, state)
 
 
-# Winograd's convolution, F(2x2, 3x3): what the fast engine does where it may. Its 16 streams of memory are kept apart, or they would
-# fall into the same lines of the cache.
+# The fast engine's convolutions and pools, which read what lies outside of an image as nothing and need no frame. Winograd's F(2x2, 3x3) is what it
+# does where it may. Its 16 streams of memory are kept apart, or they would fall into the same lines of the cache.
 APART = 80
 LEAST_CHANNELS = 8
+FAST_TILE = 2**16  # elements: a tile's arrays lie in the second cache together, and the BLAS takes products so small as they are
 _CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
+_POOLS = frozenset(("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient"))
+
+
+def _images(value: Value) -> tuple[Value, Value]:
+    """The large image and the small one of a convolution or of its gradients."""
+    first, second = value.operands
+    return {"conv2d": (first, value), "conv2d_input_gradient": (value, first), "conv2d_weight_gradient": (first, second)}[value.op]
+
+
+def has_tiles(value: Value) -> bool:
+    """Whether the fast engine has kernels of its own for an operation on images."""
+    if value.dtype != "float32":
+        return False
+    return value.op in _POOLS or (value.op in _CONVOLUTIONS and not is_depthwise(_images(value)[0], value.attributes["groups"]))
 
 
 def has_winograd(value: Value) -> bool:
@@ -187,31 +202,55 @@ def has_winograd(value: Value) -> bool:
         return False
     a = value.attributes
     window = a["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]
-    images = [o.shape for o in (*value.operands, value) if o.type.rank == 4 and isinstance(o.shape[0], Batch)]
-    channels = [int(shape[1]) for shape in images]  # type: ignore[arg-type]
-    reach = all(max(edge) <= 2 for edge in a["padding"])
-    return tuple(window) == (3, 3) and a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1 and min(channels) >= LEAST_CHANNELS and reach
+    channels = [int(each.shape[1]) for each in _images(value)]  # type: ignore[arg-type]
+    return tuple(window) == (3, 3) and a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1 and min(channels) >= LEAST_CHANNELS
+
+
+def _fast_tile(rows: int, row: int) -> tuple[int, int]:
+    """Lanes, and the rows of a tile, of all images' rows together."""
+    tile = max(1, min(-(-rows // LANES), FAST_TILE // max(1, row)))
+    return min(LANES, rows), tile
 
 
 def _winograd(value: Value, n: int) -> tuple[TensorType, ...]:
-    """A tile of the padded image, of its pieces, of the products or of the cotangent's pieces, and the weights; for their gradient two sums."""
-    cut = value.operands[0]
-    whole = value.operands[1] if value.op == "conv2d_weight_gradient" else value  # the image whose 2x2 pieces they belong to
-    _, height, width, out = image(whole, n)
-    channels = image(cut, n)[3]
+    """A tile's pieces, the products or the cotangent's pieces, and the transformed weights or each lane's sum of their gradient."""
+    large, small = _images(value)
+    read, pieces = (small, large) if value.op == "conv2d_input_gradient" else (large, small)  # 2x2 pieces of the latter
+    _, height, width, out = image(pieces, n)
+    channels = image(read, n)[3]
     down, right = -(-height // 2), -(-width // 2)
-    lanes, samples, rows = tile_of(n, down, right * 16 * max(channels, out))
-    count = samples * rows * right
-    kind = value.dtype
-    weights = TensorType(kind, (16, channels, out))
-    common = (
-        TensorType(kind, (lanes, samples, 2 * down + 2, 2 * right + 2, channels)),
+    lanes, rows = _fast_tile(n * down, right * 16 * max(channels, out))
+    count, kind = rows * right, value.dtype
+    weights = (lanes, 16, channels, out) if value.op == "conv2d_weight_gradient" else (16, channels, out)
+    return (
         TensorType(kind, (lanes, 16, count * channels + APART)),
         TensorType(kind, (lanes, 16, count * out + APART)),
+        TensorType(kind, weights),
     )
-    if value.op != "conv2d_weight_gradient":
-        return (*common, weights)
-    return (*common, TensorType(kind, (lanes, 16, channels, out)), TensorType(kind, (lanes, 16, channels, out)))
+
+
+def _patches(value: Value, n: int) -> tuple[TensorType, ...]:
+    """A tile's patches, and the weights as a matrix or each lane's sum of their gradient."""
+    large, small = _images(value)
+    window: Any = value.attributes["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]
+    turned = value.op == "conv2d_input_gradient" and value.attributes["stride"] == (1, 1)
+    of, places = (small, large) if turned else (large, small)
+    _, height, width, out = image(places, n)
+    taps, groups = window[0] * window[1], value.attributes["groups"]
+    depth = taps * image(of, n)[3] // groups
+    lanes, rows = _fast_tile(n * height, width * depth)
+    weights = (groups, depth, out // groups)
+    return (
+        TensorType(value.dtype, (lanes, rows * width * depth)),
+        TensorType(value.dtype, (lanes, *weights) if value.op == "conv2d_weight_gradient" else weights),
+    )
+
+
+def _tiles(value: Value, n: int, orders: Mapping[Value, Any]) -> tuple[TensorType, ...]:
+    """The work space of a kernel on tiles, then an image for each operand that does not lie with its channels last."""
+    kinds = () if value.op in _POOLS else _winograd(value, n) if has_winograd(value) else _patches(value, n)
+    weights = value.operands[1] if value.op in ("conv2d", "conv2d_input_gradient") else None
+    return (*kinds, *(o.type for o in value.operands if o is not weights and orders.get(o) != (0, 2, 3, 1)))
 
 
 WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
@@ -234,10 +273,9 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
 }
 
 
-def workspace(value: Value, n: int, fast: bool = False) -> tuple[TensorType, ...]:
-    """The arrays that the kernel of a value takes after its result; `fast`: the fast engine's kernel."""
-    if fast and has_winograd(value):
-        return _winograd(value, n)
+def workspace(value: Value, n: int, orders: Mapping[Value, Any] | None = None) -> tuple[TensorType, ...]:
+    """The arrays that the kernel of a value takes after its result; with the order of each value in memory, those of the fast engine's kernel."""
+    if orders is not None and has_tiles(value):
+        return _tiles(value, n, orders)
     wanted = WORKSPACE.get(value.op)
     return wanted(value, n) if wanted else ()
-

@@ -10,7 +10,7 @@ import numpy as np
 from nnc.compiler.ir import Graph, TensorType, Value, concrete
 from nnc.compiler.layout import Order
 from nnc.compiler.plan import Plan, plan
-from nnc.compiler.workspace import workspace
+from nnc.compiler.workspace import has_tiles, workspace
 
 from .kernels import KERNELS, Array, Randomness, nothing, view
 
@@ -87,12 +87,11 @@ class Program:
                 packed = arrays[place.owner]
                 arrays[value] = packed[place.offset : place.offset + size].reshape(concrete(value.shape, n))
         if fast:
-            from .faster import faster
             from .fusion import copies, fused
         self.steps: list[Call] = []
         for value in made.steps:
-            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, fast), strict=True)]
-            kernel = (faster(value, n) if fast else None) or KERNELS[value.op](value, n, randomness)
+            scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, made.orders if fast else None), strict=True)]
+            kernel = KERNELS[value.op](value, n, randomness)
             if value.op == "pack" and _lies_in_place(made, value):
                 kernel = nothing
             self.steps.append((kernel, (*(arrays[o] for o in value.operands), arrays[value], *scratch)))
@@ -141,8 +140,10 @@ class Program:
                 if array.dtype.kind == "f" and not np.isfinite(array).all():
                     return NonFinite(f"the data of `{name}`", "column")
             for value, (kernel, arrays) in zip(self.plan.steps[: self.plan.forward], self.steps, strict=False):
-                kernel(*arrays)
                 result = arrays[len(value.operands)]
+                if has_tiles(value):  # the work space of the plan is for the fast engine's kernel
+                    arrays = (*arrays[: len(value.operands) + 1], *_space(value, self.plan.n))
+                kernel(*arrays)
                 if result.dtype.kind == "f" and not np.isfinite(result).all():
                     return NonFinite(value.origin, value.op)
         return NonFinite("the update", "optimizer")
@@ -174,10 +175,14 @@ def _static(value: Value, n: int, operands: list[Array | None], order: Order | N
     if value.primitive.view:
         return view(value, n, known[0])
     out = laid_out(np.empty(value.type.size(n), value.dtype), concrete(value.shape, n), order)
-    scratch = [np.empty(concrete(kind.shape, n), kind.dtype) for kind in workspace(value, n)]
     with np.errstate(all="ignore"):
-        KERNELS[value.op](value, n, randomness)(*known, out, *scratch)
+        KERNELS[value.op](value, n, randomness)(*known, out, *_space(value, n))
     return out
+
+
+def _space(value: Value, n: int) -> list[Array]:
+    """Work space of NumPy's kernel."""
+    return [np.empty(concrete(kind.shape, n), kind.dtype) for kind in workspace(value, n)]
 
 
 class Executor:

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnc.compiler.ir import Value
 
+from . import images
 from .bound import Array, Bound, moved, plain
 from .kernels import Randomness, stream_of
 from .machine_code import Codes
@@ -232,6 +233,7 @@ _BINDERS: dict[str, Callable[[Value, tuple[Array, ...], Randomness, Array], list
     "pad": _pad,
     "recurrence": lambda value, arrays, randomness, faults: recurrence(value, arrays, _copied),
     "recurrence_gradient": lambda value, arrays, randomness, faults: recurrence_gradient(value, arrays),
+    **dict.fromkeys(images.OPERATIONS, lambda value, arrays, randomness, faults: images.kernels(value, arrays)),
 }
 
 

@@ -88,49 +88,81 @@ def test_gradients_of_random_networks_are_the_same(seed: int) -> None:
         np.testing.assert_allclose(found[key], array, rtol=1e-9, atol=1e-12, err_msg=key)
 
 
+def gradients(text: str, shape: tuple[int, ...], precision: str, *, fast: bool) -> dict[str, Any]:
+    """Value and gradients of a network with an input x, an output y and a target t, at 27 samples."""
+    model = nnc.compile(text.replace("PRECISION", precision)).init(0)
+    spread(model, 0)
+    x = np.random.default_rng(1).normal(size=(27, *shape))
+    batch = {"x": x, "t": np.zeros((27, *model.program.inference.outputs["y"].shape[1:]))}
+    model.gradients(batch)
+    executor = Executor(model._executors["gradients"].graph, model.known, Randomness(0), Arena(), fast=fast)
+    found = {k: v.copy() for k, v in executor.run(batch).items()}
+    if fast and precision == "float32":
+        left = {kernel.__module__ for kernel, _ in executor.at(27).forward_steps if hasattr(kernel, "__module__")}
+        assert not left & {"nnc.runtime.convolution", "nnc.runtime.pooling"}, "a step that is not compiled"
+    return found
+
+
+def is_numpys(layers: str, shape: tuple[int, ...], precision: str = "float32", bound: float = 2e-6) -> None:
+    """Against the same network in float64 on NumPy's engine."""
+    text = (
+        f"network(x: float32[{', '.join(map(str, shape))}]) {{ return y = x -> {layers} }}\n"
+        "train { loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = PRECISION }"
+    )
+    found = gradients(text, shape, precision, fast=True)
+    for key, exact in gradients(text, shape, "float64", fast=False).items():
+        np.testing.assert_allclose(found[key], exact, rtol=0, atol=bound * np.abs(exact).max(), err_msg=key)
+
+
 @pytest.mark.parametrize("padding", ["valid", "same", "2", "[0, 1]"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (3, 40), (150, 4)])
 @pytest.mark.parametrize("channels", [(8, 8), (16, 24), (8, 64)])
 def test_winograds_convolution_is_the_convolution(channels: tuple[int, int], size: tuple[int, int], padding: str) -> None:
-    """Value and gradients against the same network in float64 on NumPy's engine; several tiles and lanes, the last ones not full."""
+    """Several tiles and lanes, the last ones not full."""
+    is_numpys(f"conv2d({channels[1]}, kernel=3, padding={padding}) -> conv2d(8, kernel=[1, 1])", (channels[0], *size))
+
+
+@pytest.mark.parametrize(
+    "window",
+    ["3", "5, padding=same", "[1, 3], padding=1", "2, stride=2", "3, stride=[2, 1], padding=2", "[4, 3], stride=3", "3, dilation=2, padding=same",
+     "[2, 3], dilation=[1, 3], stride=2, padding=[2, 1]", "3, groups=2", "2, groups=2, stride=2, padding=1", "5, padding=4", "9, padding=4"],
+)  # fmt: skip
+@pytest.mark.parametrize("channels", [(4, 6), (6, 34)])
+def test_convolutions_of_any_window_are_numpys(window: str, channels: tuple[int, int], three: Team) -> None:
+    first, second = channels
+    is_numpys(f"conv2d({first}, kernel=1) -> conv2d({second}, kernel={window})", (1, 9, 11))
+
+
+@pytest.mark.parametrize(
+    "body", ["conv2d(9, kernel=3)", "relu -> conv2d(9, kernel=3) -> flatten", "max_pool(2) -> flatten", "conv2d(20, kernel=2) -> avg_pool(2) -> flatten"]
+)
+def test_images_that_lie_with_their_channels_first_are_copied(body: str, three: Team) -> None:
+    is_numpys(f"conv2d(9, kernel=1) -> flatten -> dense(90) -> reshape([10, 3, 3]) -> {body} -> dense(4)" if body.endswith("flatten") else body, (9, 7, 6))
+
+
+def test_three_threads_share_winograds_tiles(three: Team) -> None:
+    for size in ((6, 5), (24, 17)):
+        is_numpys("conv2d(17, kernel=3, padding=same) -> conv2d(40, kernel=3) -> max_pool(2)", (9, *size))
+
+
+def test_where_a_number_stops_being_finite_is_found_among_images(three: Team) -> None:
     text = (
-        f"network(x: float32[{channels[0]}, {size[0]}, {size[1]}]) {{\n"
-        f"  return y = x -> conv2d({channels[1]}, kernel=3, padding={padding}) -> conv2d(8, kernel=[1, 1]) }}\n"
-        "train { loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = PRECISION }"
+        "network(x: float32[8, 6, 6]) { return y = x -> conv2d(8, kernel=3) -> relu -> max_pool(2) }\n"
+        "train { loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1 }"
     )
-    random = np.random.default_rng(0)
-    n = 27
-    found = {}
-    for precision, fast in (("float64", False), ("float32", True)):
-        model = nnc.compile(text.replace("PRECISION", precision)).init(0)
-        spread(model, 0)
-        random = np.random.default_rng(1)
-        x = random.normal(size=(n, channels[0], *size))
-        batch = {"x": x, "t": np.zeros((n, *model.program.inference.outputs["y"].shape[1:]))}
-        model.gradients(batch)
-        graph = model._executors["gradients"].graph
-        executor = Executor(graph, model.known, Randomness(0), Arena(), fast=fast)
-        found[fast] = {k: v.copy() for k, v in executor.run(batch).items()}
-    for key, exact in found[False].items():
-        np.testing.assert_allclose(found[True][key], exact, rtol=0, atol=2e-6 * np.abs(exact).max(), err_msg=key)
+    model = nnc.compile(text).init(0)
+    batch = {"x": np.full((5, 8, 6, 6), 3e38, np.float32), "t": np.zeros((5, 8, 2, 2), np.float32)}
+    model.gradients(batch)
+    executor = Executor(model._executors["gradients"].graph, model.known, Randomness(0), Arena(), fast=True)
+    executor.run(batch)
+    assert executor.at(5).find_non_finite().op == "conv2d"
 
 
 @pytest.mark.parametrize("arguments", ["2", "3, stride=2", "[3, 2], stride=1, padding=1", "3, stride=2, padding=same", "2, stride=3"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_pools_are_numpys(arguments: str, precision: str) -> None:
-    text = (
-        f"network(x: float32[3, 8, 9]) {{ return y = x -> conv2d(5, kernel=2) -> relu -> max_pool({arguments}) }}\n"
-        f"train {{ loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = {precision} }}"
-    )
-    model = nnc.compile(text).init(0)
-    spread(model, 0)
-    x = np.random.default_rng(0).normal(size=(19, 3, 8, 9))
-    batch = {"x": x, "t": np.zeros((19, *model.program.inference.outputs["y"].shape[1:]))}
-    model.gradients(batch)
-    graph = model._executors["gradients"].graph
-    plain, found = ({k: v.copy() for k, v in Executor(graph, model.known, Randomness(0), Arena(), fast=fast).run(batch).items()} for fast in (False, True))
-    for key, array in plain.items():
-        np.testing.assert_allclose(found[key], array, rtol=1e-6 if precision == "float32" else 1e-12, atol=1e-6, err_msg=key)
+@pytest.mark.parametrize("pool", ["max_pool", "avg_pool"])
+def test_pools_are_numpys(pool: str, arguments: str, precision: str, three: Team) -> None:
+    is_numpys(f"conv2d(19, kernel=2) -> relu -> {pool}({arguments})", (3, 8, 9), precision, 2e-6 if precision == "float32" else 1e-12)
 
 
 @pytest.mark.parametrize("steps", [1, 6])
@@ -228,7 +260,8 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Team:
     monkeypatch.setattr("nnc.runtime.team._teams", {3: members})
     monkeypatch.setattr("nnc.runtime.team.workers", lambda: 3)
     monkeypatch.setattr("nnc.runtime.team.WORTH_SHARING", 0.0)
-    monkeypatch.setattr("nnc.runtime.native.workers", lambda: 3)
+    for module in ("native", "images"):
+        monkeypatch.setattr(f"nnc.runtime.{module}.workers", lambda: 3)
     return members
 
 
