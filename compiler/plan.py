@@ -66,6 +66,7 @@ class Planner:
         self.orders, self.aliases = memory_orders(self.order)
         self.root = self._roots()
         self.steps = [v for v in self.order if not v.primitive.leaf and v not in self.static and v not in self.aliases]
+        self._delay_masks()
         self.position = {v: i for i, v in enumerate(self.steps)}
         self.last_use = self._last_uses()
         self.readers = self._readers()
@@ -77,6 +78,27 @@ class Planner:
         for value in self.order:
             root[value] = root[value.operands[0]] if value in self.aliases else value
         return root
+
+    def _delay_masks(self) -> None:
+        """Put a comparison right before its only reader, where what it compares is there until then or nearly: it needs no memory meanwhile."""
+        readers: dict[Value, list[Value]] = {}
+        for value in self.steps:
+            for operand in value.operands:
+                readers.setdefault(self.root[operand], []).append(value)
+        position = {v: i for i, v in enumerate(self.steps)}
+        roots = {self.root[v] for v in self.graph.roots}
+        before: dict[Value, list[Value]] = {}
+        for value in self.steps:
+            if value.dtype != "bool" or not value.primitive.elementwise or len(readers.get(value, ())) != 1 or value in roots:
+                continue
+            (reader,) = readers[value]
+            if reader.dtype == "bool":  # may be put off itself
+                continue
+            operands = [self.root[o] for o in value.operands if self.root[o] in position]
+            if all(any(position[other] >= position[reader] - 1 for other in readers[o] if other is not value) for o in operands):
+                before.setdefault(reader, []).append(value)
+        delayed = {value for some in before.values() for value in some}
+        self.steps = [v for step in self.steps if step not in delayed for v in (*before.get(step, ()), step)]
 
     def _last_uses(self) -> dict[Value, int]:
         """The position of the last step that reads a root's memory; outputs are read after the last step."""

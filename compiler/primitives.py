@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from math import pi, sqrt
 from typing import Any
 
-from .ir import PRIMITIVES, Batch, Dim, Primitive, Shape, TensorType, Value, apply, constant, dims, elements
+from .ir import PRIMITIVES, Batch, Dim, Primitive, Shape, TensorType, Value, apply, constant, constant_of, dims, elements
 
 Gradient = Callable[..., tuple[Value | None, ...]]
 
@@ -355,7 +355,8 @@ _BINARY: dict[str, Gradient] = {
     "divide": lambda g, y, a, b: (g / b, -(g * y / b)),
     "power": _power_gradient,
     # At a tie the cotangent goes to the second operand: relu = maximum(x, 0) has slope 0 at 0.
-    "maximum": lambda g, y, a, b: (mask(g, apply("greater", a, b)), mask(g, apply("less_equal", a, b))),
+    # The result is above a constant where the operand is, and the operand need not be kept for that.
+    "maximum": lambda g, y, a, b: (mask(g, apply("greater", a if constant_of(b) is None else y, b)), mask(g, apply("less_equal", a, b))),
     "minimum": lambda g, y, a, b: (mask(g, apply("less", a, b)), mask(g, apply("greater_equal", a, b))),
 }
 for _name, _gradient in _BINARY.items():

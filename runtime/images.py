@@ -57,7 +57,7 @@ def _convolution(value: Value, arrays: tuple[Array, ...]) -> Iterator[Bound]:
         rows += _winograd(x, second, y, value.attributes["padding"], space, turned=False) if fast else _patches(value, x, second, y, space)
     elif value.op == "conv2d_input_gradient":
         g, x = _level(first, copies, rows), out.transpose(0, 2, 3, 1)
-        padding = full_padding(value, value.operands[0], second.shape[2:])  # type: ignore[arg-type]
+        padding = full_padding(value, value.operands[0], second.shape[2:])
         if fast:
             rows += _winograd(g, second, x, padding, space, turned=True)
         elif value.attributes["stride"] == (1, 1):

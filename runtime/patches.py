@@ -45,46 +45,60 @@ def _added(source: int, target: int, count: int) -> None:
 
 
 @compiled()
-def _move(a: Any, first: int, last: int, group: int, patches: int, back: bool) -> None:
-    """Patches of rows first..last of all images' rows of places from a group's channels into the matrix; `back`: added back to where they came from."""
-    channels, high, wide, beside = a[CHANNELS], a[HIGH], a[WIDE], a[BESIDE]
+def _place(a: Any, line: int, at: int, left: int, inside: bool, back: bool) -> None:
+    """One row of the window at one place: its columns from `left` of a line of the image, and whether the line is inside."""
+    channels, wide, beside, width = a[CHANNELS], a[WIDE], a[BESIDE], a[WIDTH_OF]
     per = channels // a[GROUPS]
-    dense = beside == 1 and per == channels
-    at = patches
+    for v in range(wide):
+        x = left + v * beside
+        if inside and 0 <= x < width:
+            if back:
+                _added(at, line + 4 * x * channels, per)
+            else:
+                _run(line + 4 * x * channels, at, per)
+        elif not back:
+            _clear(at, per)
+        at += 4 * per
+
+
+@compiled()
+def _move(a: Any, first: int, last: int, group: int, patches: int, back: bool) -> None:
+    """Patches of rows first..last of all images' rows of places from a group's channels into the matrix; `back`: added back to where they came from.
+
+    Between `begin` and `end` the window's columns lie inside of the image, and without gaps they are one run of memory.
+    """
+    channels, high, wide, right, places = a[CHANNELS], a[HIGH], a[WIDE], a[RIGHT], a[Y_WIDTH]
+    per = channels // a[GROUPS]
+    run, depth = wide * per, high * wide * per
+    begin = end = places
+    if a[BESIDE] == 1 and per == channels:
+        begin = min(places, (a[LEFT] + right - 1) // right if a[LEFT] > 0 else 0)
+        end = max(begin, min(places, (a[WIDTH_OF] - wide + a[LEFT] + right) // right))
     for row in range(first, last):
         n, i = row // a[Y_HEIGHT], row % a[Y_HEIGHT] * a[DOWN] - a[TOP]
-        for j in range(a[Y_WIDTH]):
-            left = j * a[RIGHT] - a[LEFT]
-            for u in range(high):
-                y = i + u * a[BELOW]
-                line = a[IMAGE] + 4 * ((n * a[HEIGHT] + y) * a[WIDTH_OF] * channels + group * per)
-                if y < 0 or y >= a[HEIGHT]:
-                    if not back:
-                        _clear(at, wide * per)
-                    at += 4 * wide * per
-                elif dense:
-                    begin, end = max(0, -left), max(0, min(wide, a[WIDTH_OF] - left))
-                    if begin >= end:
-                        begin = end = 0
-                    where, here = line + 4 * (left + begin) * channels, at + 4 * begin * channels
-                    if back:
-                        _added(here, where, (end - begin) * channels)
-                    else:
-                        _clear(at, begin * channels)
-                        _run(where, here, (end - begin) * channels)
-                        _clear(at + 4 * end * channels, (wide - end) * channels)
-                    at += 4 * wide * channels
-                else:
-                    for v in range(wide):
-                        x = left + v * beside
-                        if 0 <= x < a[WIDTH_OF]:
-                            if back:
-                                _added(at, line + 4 * x * channels, per)
-                            else:
-                                _run(line + 4 * x * channels, at, per)
-                        elif not back:
-                            _clear(at, per)
-                        at += 4 * per
+        for u in range(high):
+            y = i + u * a[BELOW]
+            inside = 0 <= y < a[HEIGHT]
+            line = a[IMAGE] + 4 * ((n * a[HEIGHT] + y) * a[WIDTH_OF] * channels + group * per)
+            at = patches + 4 * ((row - first) * places * depth + u * run)
+            for j in range(begin):
+                _place(a, line, at + 4 * j * depth, j * right - a[LEFT], inside, back)
+            for j in range(end, places):
+                _place(a, line, at + 4 * j * depth, j * right - a[LEFT], inside, back)
+            source, target = line + 4 * (begin * right - a[LEFT]) * channels, at + 4 * begin * depth
+            if not inside:
+                if not back:
+                    for j in range(end - begin):
+                        _clear(target + 4 * j * depth, run)
+            elif back:
+                for j in range(end - begin):
+                    _added(target + 4 * j * depth, source + 4 * j * right * channels, run)
+            elif run <= WIDTH:
+                for j in range(end - begin):
+                    store(target + 4 * j * depth, load(source + 4 * j * right * channels, run), run)
+            else:
+                for j in range(end - begin):
+                    _run(source + 4 * j * right * channels, target + 4 * j * depth, run)
 
 
 @kernel

@@ -17,7 +17,7 @@ WIDTH = 16
 _BYTES = 4
 
 
-class _Vector(types.Type):  # type: ignore[misc, name-defined]
+class _Vector(types.Type):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__(name="float32x16")
 
@@ -26,7 +26,7 @@ vector = _Vector()
 
 
 @nb.extending.register_model(_Vector)
-class _Model(nb.extending.models.PrimitiveModel):  # type: ignore[misc, name-defined]
+class _Model(nb.extending.models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any):
         from llvmlite import ir
 
@@ -170,13 +170,14 @@ def where_equal(context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
 
 
 def _operator(symbol: Any, instruction: str) -> None:
-    @nb.extending.type_callable(symbol)
     def typed(context: Any) -> Any:
         return lambda a, b: vector if isinstance(a, _Vector) and isinstance(b, _Vector) else None
 
-    @nb.extending.lower_builtin(symbol, _Vector, _Vector)
     def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
         return getattr(builder, instruction)(*given)
+
+    nb.extending.type_callable(symbol)(typed)
+    nb.extending.lower_builtin(symbol, _Vector, _Vector)(made)
 
 
 _operator(operator.add, "fadd")

@@ -18,6 +18,7 @@ from nnc.compiler.passes.common import eliminate_common
 from nnc.compiler.passes.products import join_products
 from nnc.compiler.passes.simplify import simplify
 from nnc.compiler.passes.stable import stabilise
+from nnc.compiler.passes.sums import share_sums
 from nnc.compiler.passes.unroll import unroll
 from nnc.compiler.primitives import RECURRENCES, states, total
 from nnc.compiler.training import step_graph
@@ -31,6 +32,7 @@ PASSES: dict[str, Callable[[list[Value]], list[Value]]] = {
     "simplify for inference": lambda roots: simplify(roots, inference=True),
     "eliminate_common": eliminate_common,
     "join_products": join_products,
+    "share_sums": share_sums,
     "unroll": unroll,
 }
 
@@ -268,3 +270,29 @@ def test_products_are_joined_from_three_on_and_only_where_nothing_else_reads_the
     both = join_products([whole, terms[2] * 2.0])
     assert sum(v.op == "matmul" for v in Graph({"a": both[0], "b": both[1]}).order()) == 2
     np.testing.assert_allclose(evaluate(both[0], **arrays), evaluate(whole, **arrays), rtol=1e-13)
+
+
+def test_the_gradient_of_a_batch_normalisation_adds_up_its_image_twice() -> None:
+    """The sums that the gradients of scale and bias are, and no third one of the whole cotangent."""
+    text = (
+        "network(x: float32[4, 6, 6]) { return y = x -> conv2d(8, kernel=3, bias=false) -> batch_norm -> conv2d(2, kernel=3) -> flatten }\n"
+        "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1 }"
+    )
+    model = nnc.compile(text).init(0)
+    model.gradients({"x": np.zeros((3, 4, 6, 6)), "t": np.zeros((3, 8))})
+    graph = model._executors["gradients"].graph
+    sums = [v for v in graph.order() if v.op == "reduce_sum" and v.operands[0].shape[1:] == (8, 4, 4)]
+    assert len(sums) == 4  # mean, variance; bias, scale
+
+
+@pytest.mark.parametrize("count", ["axis_size(x) * 6", "axis_size(x) * 5"])
+def test_a_sum_of_what_had_its_mean_subtracted_is_zero_only_with_the_right_count(count: str) -> None:
+    x = apply("input", name="x", type=TensorType("float64", (N, 2, 6)))
+    size = apply("axis_size", x, axis=0, dtype="float64") * float(count[-1])
+    mean = apply("reshape", total(x, 0, 2) / size, shape=(2, 1))
+    value = total(-(x - mean), 0, 2)
+    array = np.random.default_rng(0).normal(size=(3, 2, 6))
+    (rewritten,) = share_sums([value])
+    assert (rewritten.op == "broadcast_to") == ("6" in count)
+    plain, found = (Executor(Graph({"v": v}), {}, Randomness(0), Arena()).run({"x": array})["v"].copy() for v in (value, rewritten))
+    np.testing.assert_allclose(found, plain, atol=1e-12)

@@ -351,3 +351,16 @@ def test_variables_that_change_places_are_refused() -> None:
     a, b = (apply("variable", name=name, type=TensorType("float64", (2,))) for name in "ab")
     with pytest.raises(AssertionError, match="another variable"):
         plan(Graph({}, {"a": b, "b": a}), 1)
+
+
+def test_the_mask_of_a_rectifier_is_made_where_it_is_read() -> None:
+    """It is that of the result, so that what went in need not be kept; before a pool too."""
+    text = (
+        "network(x: float32[2, 8, 8]) { return y = x -> conv2d(3, kernel=3) -> relu -> conv2d(3, kernel=3) -> relu -> max_pool(2) -> flatten }\n"
+        "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1 }"
+    )
+    made = nnc.compile(text).init(0).step_program(4).plan
+    masks = [i for i, v in enumerate(made.steps) if v.op == "greater"]
+    assert len(masks) == 2
+    assert all(made.steps[i] in made.steps[i + 1].operands for i in masks)
+    assert all(made.steps[i].operands[0].op == "maximum" for i in masks)

@@ -7,6 +7,7 @@ from .common import eliminate_common
 from .products import join_products
 from .simplify import simplify
 from .stable import stabilise
+from .sums import share_sums
 
 
 def stabilised(graph: Graph) -> Graph:
@@ -18,6 +19,7 @@ def optimised(graph: Graph, *, inference: bool = False) -> Graph:
     """Constants folded, identities removed, equal terms shared. What nothing needs is gone by itself."""
 
     def all_passes(roots: list[Value]) -> list[Value]:
-        return eliminate_common(join_products(simplify(roots, inference=inference)))
+        shared = eliminate_common(join_products(simplify(roots, inference=inference)))
+        return eliminate_common(simplify(share_sums(shared), inference=inference))
 
     return graph.map(all_passes)
