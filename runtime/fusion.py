@@ -20,12 +20,15 @@ from nnc.compiler.ir import Value
 from nnc.compiler.plan import Plan
 
 from . import loops
-from .bound import Bound
+from .bound import Argument, Bound
 from .kernels import Randomness, nothing
-from .native import copied, native, taken
+from .machine_code import Codes
+from .native import RUN, copied, native, taken
 from .team import Steps
+from .threads import workers
 
 Array = np.ndarray[Any, Any]
+dense = Codes("dense")
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
@@ -58,6 +61,7 @@ class Group:
     inner: int = 0
     written: list[Array] = field(default_factory=list)
     read: list[Operand] = field(default_factory=list)
+    sums: list[tuple[int, Value, Array]] = field(default_factory=list)  # of a step's result over all but its innermost axis
 
     def accepts(self, step: Step) -> bool:
         if step.out.size != self.steps[0].out.size or step.order != self.steps[0].order:
@@ -76,6 +80,21 @@ class Group:
         theirs = [byte_bounds(written) for written in self.written]
         out = byte_bounds(step.out)
         return not any(_meet(o.span, w) for o in step.operands for w in theirs) and not any(_meet(out, s) for s in (*theirs, *(r.span for r in self.read)))
+
+    def sums_up(self, value: Value, x: Array, out: Array) -> bool:
+        """Whether the loop takes a sum over all axes but the innermost of what one of its steps has just computed."""
+        for number, step in enumerate(self.steps):
+            if step.value is value.operands[0] and x.dtype == out.dtype == np.float32 and out.flags.c_contiguous and len(step.order) > 1:
+                axis, inner = step.order[-1]
+                summed = all(a in value.attributes["axes"] for a, _ in step.order[:-1]) and axis not in value.attributes["axes"]
+                over = any(byte_bounds(later.out) == byte_bounds(step.out) for later in self.steps[number + 1 :])
+                if not summed or over or self.inner not in (0, inner):
+                    return False
+                self.inner = inner
+                self.sums.append((number, value, out.reshape(-1)))
+                self.written.append(out.reshape(-1))
+                return True
+        return False
 
     def add(self, step: Step) -> None:
         self.steps.append(step)
@@ -112,6 +131,19 @@ def _join(groups: list[Group], step: Step) -> None:
     groups.insert(place if step.out.size == 1 else len(groups), begun)
 
 
+def _take_sum(groups: list[Group], value: Value, x: Array, out: Array) -> bool:
+    """Let a loop add up what it computes, where the loops after it have nothing to do with the place of the sum."""
+    if value.op != "reduce_sum":
+        return False
+    for place in reversed(range(len(groups))):
+        if groups[place].sums_up(value, x, out):
+            return True
+        used = [*(o.span for o in groups[place].read), *(byte_bounds(written) for written in groups[place].written)]
+        if any(_meet(byte_bounds(out), span) for span in used):
+            return False
+    return False
+
+
 def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness: Randomness) -> list[Call]:
     """The calls of some steps of a plan: compiled ones together, elementwise ones among them joined where they may be."""
     outside = _readers(made)
@@ -122,7 +154,8 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
     groups: list[Group] = []  # loops that may still grow
 
     def close() -> None:
-        compiled.extend(_bound(group, outside) for group in groups)
+        for group in groups:
+            compiled.extend(_bound(group, outside))
         groups.clear()
 
     def finish() -> None:
@@ -137,7 +170,7 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
         if step is not None:
             _join(groups, step)
             continue
-        if kernel is nothing:
+        if kernel is nothing or _take_sum(groups, value, arrays[0], arrays[1]):
             continue
         bound = native(value, arrays, randomness, faults)
         if bound is None:
@@ -256,9 +289,9 @@ def _operand(array: Array, out: Array, order: tuple[int, ...]) -> Operand | None
     return None
 
 
-def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> Bound:
-    """The loop of a group, and its arrays."""
-    members = {step.value for step in group.steps}
+def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> list[Bound]:
+    """The loop of a group, with its arrays; then the sums of what its runs of rows have added up."""
+    members: set[Value | None] = {*(step.value for step in group.steps), *(value for _, value, _ in group.sums)}
     inner = group.inner
     lines, parameters, outputs = [], _Parameters(), []
     registers: dict[tuple[int, int], str] = {}  # where a value of this loop lies -> its name in the loop
@@ -276,11 +309,17 @@ def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> Bound:
     final = {span: (target, name) for target, name, span in outputs}  # of two values at one place the last one stays
     lines += [f"{target}[AT] = {name}" for target, name in final.values()]
     size = group.steps[0].out.size
-    loop = loops.loop(parameters.kinds, [*parameters.reads, *lines], two=bool(inner))
+    loop = loops.loop(parameters.kinds, [*parameters.reads, *lines], two=bool(inner), sums=[f"v{number}" for number, _, _ in group.sums])
     shape = (size // inner, inner) if inner else (size, 1)
     slow = sum(step.value.op in SLOW for step in group.steps)
     work = size * (0.05 * len(parameters.operands) + 0.02 * len(lines) + 0.4 * slow)
-    return Bound(loop, (*shape, *(o.array for o in parameters.operands)), work)
+    arguments: tuple[Argument, ...] = (*shape, *(o.array for o in parameters.operands))
+    if not group.sums:
+        return [Bound(loop, arguments, work)]
+    runs = -(-shape[0] // (RUN * workers())) * workers()
+    apart = [np.zeros((runs, inner), np.float32) for _ in group.sums]
+    added = [Bound(dense.add_sums, (some, runs, inner, out), 0.0) for some, (_, _, out) in zip(apart, group.sums, strict=True)]
+    return [Bound(loop, (*arguments, runs, *apart), work), *added]
 
 
 SLOW = frozenset(("exp", "tanh", "sigmoid", "log", "divide", "sqrt", "power", "softplus", "log1p", "expm1"))

@@ -64,10 +64,11 @@ def term(value: Value, operands: Sequence[str]) -> str:
     return TERMS[value.op].format(*operands, t=kind).replace("ONE", one)
 
 
-def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Code:
+def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool, sums: Sequence[str] = ()) -> Code:
     """The kernel (addresses.py) of a loop over [outer, inner] whose arrays a0, a1 ... are of the kinds given, and whose body is the lines.
 
-    Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis.
+    Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis. With `sums`, variables that are added up
+    over the outer axis, these follow: in how many runs that axis is cut, and for each variable an array [runs, inner]; a part is some of the runs.
     """
     numbers = [line for line in lines if line.endswith("[0]")]
     columns = [line for line in lines if line.endswith("[i]")]
@@ -78,12 +79,22 @@ def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -
         start += f" + first * {_BYTES[dtype]}" if kind == "column" else ""
         shape = {"full": "(outer, inner)" if two else "(outer,)", "row": "(inner,)", "column": "(outer,)", "number": "(1,)"}[kind]
         arrays.append(f"a{number} = nb.carray({'boolean' if dtype == 'bool' else dtype}_at({start}), {shape})")
-    body = ["first, last = a[0] * part // parts, a[0] * (part + 1) // parts", "outer, inner = last - first, a[1]", *arrays, *numbers, "for i in range(outer):"]
+    at = len(kinds) + 2
+    totals = [f"s{number} = nb.carray(float32_at(a[{at + 1 + number}] + run * inner * 4), (inner,))" for number in range(len(sums))]
+    clear = [f"s{number}[...] = 0" for number in range(len(sums))]
+    inside += [f"s{number}[j] += {name}" for number, name in enumerate(sums)]
+    body = ["outer, inner = last - first, a[1]", *arrays, *totals, *clear, *numbers, "for i in range(outer):"]
     if two:
         body += [f"    {line}" for line in columns]
         body += ["    for j in range(inner):", *(f"        {line}" for line in inside)]
     else:
         body += [f"    {line}" for line in inside]
+    if sums:
+        cut = f"for run in range(a[{at}] * part // parts, a[{at}] * (part + 1) // parts):"
+        body = [f"first, last = a[0] * run // a[{at}], a[0] * (run + 1) // a[{at}]", *body]
+        body = [cut, *(f"    {line}" for line in body)]
+    else:
+        body = ["first, last = a[0] * part // parts, a[0] * (part + 1) // parts", *body]
     return _compiled(_HEAD + "\n".join(f"    {line}" for line in body) + "\n")
 
 

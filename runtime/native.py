@@ -18,7 +18,7 @@ from .machine_code import Codes
 from .native_recurrence import recurrence, recurrence_gradient
 from .threads import workers
 
-dense = Codes("dense")
+dense, pools = Codes("dense"), Codes("pools")
 RUN = 512  # rows that are added up by themselves
 
 
@@ -61,6 +61,8 @@ def _sum(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults
     axes = value.attributes["axes"]
     if x.dtype != np.float32 or x.size == 0 or not plain(out):
         return None
+    if x.ndim == 4 and axes == (2, 3) and (image := x.transpose(0, 2, 3, 1)).flags.c_contiguous and x.shape[2] * x.shape[3] <= RUN:
+        return [Bound(pools.sum_places, (image, len(x), x.shape[2] * x.shape[3], x.shape[1], out), moved(x))]
     if x.ndim == 4 and axes == (0, 2, 3):
         x = x.transpose(0, 2, 3, 1)
         axes = (0, 1, 2)

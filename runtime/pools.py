@@ -1,6 +1,6 @@
 """Pooling on the fast engine. Images are [n, h, w, c] without gaps; what lies outside of an image belongs to no window.
 
-The arguments of every kernel begin with: the large image, its height, width and channels, the window's height and width, stride down and right, padding
+The arguments of a pool begin with: the large image, its height, width and channels, the window's height and width, stride down and right, padding
 at the top and left, the small image, its height and width, images.
 """
 
@@ -135,3 +135,18 @@ def avg_pool_gradient(a: Any, part: int, parts: int) -> None:
                         for v in range(left, right):
                             at = x + 4 * k + u * line + v * beside
                             store(at, load(at, count) + given, count)
+
+
+@kernel
+def sum_places(a: Any, part: int, parts: int) -> None:
+    """x, images, places, channels, out: the sum of each image over its places."""
+    images, places, channels = a[1], a[2], a[3]
+    for n in range(images * part // parts, images * (part + 1) // parts):
+        for k in range(0, channels, WIDTH):
+            count = min(WIDTH, channels - k)
+            at = a[0] + 4 * (n * places * channels + k)
+            total = spread(f32(0))
+            for _ in range(places):
+                total = total + load(at, count)
+                at += 4 * channels
+            store(a[4] + 4 * (n * channels + k), total, count)

@@ -142,7 +142,7 @@ RUNTIME = {
     "native_recurrence": "bound machine_code nnc.compiler.ir nnc.compiler.primitives",
     "native": "bound images kernels machine_code native_recurrence threads nnc.compiler.ir",
     "team": "bound machine_code threads",
-    "fusion": "bound kernels loops native team nnc.compiler.ir nnc.compiler.plan",
+    "fusion": "bound kernels loops machine_code native team threads nnc.compiler.ir nnc.compiler.plan",
     "executor": "kernels fusion nnc.compiler.ir nnc.compiler.layout nnc.compiler.plan nnc.compiler.workspace",
     "absorb": "kernels nnc.compiler.ir",
     "edge_rows": "kernels nnc.compiler.ir",

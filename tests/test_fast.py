@@ -140,6 +140,10 @@ def test_images_that_lie_with_their_channels_first_are_copied(body: str, three: 
     is_numpys(f"conv2d(9, kernel=1) -> flatten -> dense(90) -> reshape([10, 3, 3]) -> {body} -> dense(4)" if body.endswith("flatten") else body, (9, 7, 6))
 
 
+def test_means_over_places_are_numpys(three: Team) -> None:
+    is_numpys("conv2d(20, kernel=2) -> global_avg_pool -> dense(3)", (3, 6, 5))
+
+
 def test_three_threads_share_winograds_tiles(three: Team) -> None:
     for size in ((6, 5), (24, 17)):
         is_numpys("conv2d(17, kernel=3, padding=same) -> conv2d(40, kernel=3) -> max_pool(2)", (9, *size))
@@ -260,7 +264,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Team:
     monkeypatch.setattr("nnc.runtime.team._teams", {3: members})
     monkeypatch.setattr("nnc.runtime.team.workers", lambda: 3)
     monkeypatch.setattr("nnc.runtime.team.WORTH_SHARING", 0.0)
-    for module in ("native", "images"):
+    for module in ("native", "images", "fusion"):
         monkeypatch.setattr(f"nnc.runtime.{module}.workers", lambda: 3)
     return members
 
@@ -343,6 +347,22 @@ def test_a_step_that_gathers_its_batches_trains_as_one_that_is_given_them(tmp_pa
         np.testing.assert_array_equal(found[1].model.parameters[name], array)
     batch = {"x": random.normal(size=(16, 6)).astype(np.float32), "y": random.integers(0, 3, 16)}
     assert found[0].model.step(batch) == found[1].model.step(batch)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 1500, 4001])
+def test_a_loop_adds_up_what_it_computes(n: int, three: Team) -> None:
+    """Two sums of one loop, one of a term that is stored, then a step that reads a sum."""
+    x = apply("input", name="x", type=TensorType("float32", (Batch(), 5)))
+    square = x * x
+    sums = [apply("reduce_sum", term, axes=(0,), keepdims=False) for term in (square, square - x)]
+    array = np.random.default_rng(0).normal(size=(n, 5)).astype(np.float32)
+    executor = Executor(Graph({"a": square / sums[0], "b": sums[1]}), {}, Randomness(0), Arena(), fast=True)
+    found = executor.run({"x": array})
+    wide = array.astype(float)
+    np.testing.assert_allclose(found["a"], wide**2 / (wide**2).sum(0), rtol=1e-5)
+    np.testing.assert_allclose(found["b"], (wide**2 - wide).sum(0), rtol=1e-4, atol=1e-5)
+    steps: Any = executor.at(n).forward_steps[0][0]
+    assert [name.split()[0] for name, _ in steps.apart()].count("sum_rows") == (0 if n > 1 else 2)
 
 
 @pytest.mark.parametrize("index", [7, -1])

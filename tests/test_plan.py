@@ -206,12 +206,12 @@ def test_what_memory_held_before_does_not_matter(name: str, monkeypatch: pytest.
 
     forward = Program.forward
 
-    def poisoned(self: Program) -> None:
+    def poisoned(self: Program, *given: Any) -> None:
         for value, (_, arrays) in zip(self.plan.steps, self.steps, strict=True):
             if self.plan.places[value].kind != "variable":
                 for array in arrays[len(value.operands) :]:
                     array.reshape(-1).view(np.uint8)[:] = 0xFF  # NaN, where it is a float
-        forward(self)
+        forward(self, *given)
 
     monkeypatch.setattr(Program, "forward", poisoned)
     same(outcome(*MODELS[name]()), plain)
