@@ -1,7 +1,6 @@
-"""Loops compiled by numba, for the fast engine: a text for each kind of loop, compiled once and kept on disk.
+"""Loops of elementwise steps, for the fast engine: a text for each kind of loop, compiled once and kept on disk.
 
-A loop's text speaks of shapes and places no more than needed, so that layers of one kind share it. It begins with the functions that it
-calls (vector_math.py), so that numba keeps both together.
+A loop's text speaks of shapes and places no more than needed, so that layers of one kind share it.
 """
 
 from __future__ import annotations
