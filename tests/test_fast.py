@@ -413,7 +413,7 @@ def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
 
 def test_a_warmed_cache_has_all_that_a_training_takes(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")} | {"NNC_CACHE": str(tmp_path / "code"), "NNC_ENGINE": "fast"}
-    (tmp_path / "d.nn").write_text((Path(nnc.__file__).parent / "specs" / "digits.nn").read_text("utf-8").replace("epochs    = 60", "epochs    = 1"))
+    (tmp_path / "d.nn").write_text((Path(__file__).parent.parent / "specs" / "digits.nn").read_text("utf-8").replace("epochs    = 60", "epochs    = 1"))
 
     def said(*arguments: str) -> str:
         done = subprocess.run([sys.executable, "-P", "-m", "nnc", *arguments], env=environment, capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -177,10 +177,10 @@ def test_each_epoch_sees_every_row_once(shuffle: str, tmp_path: Path, monkeypatc
     seen: list[float] = []
     real = Program.forward
 
-    def forward(self: Program) -> None:
+    def forward(self: Program, steps: Any = None) -> None:
         if "t" in self.inputs and "x" in self.inputs and "gradient_square" in self.outputs:
             seen.extend(self.inputs["x"].reshape(-1).tolist())
-        real(self)
+        real(self, steps)
 
     monkeypatch.setattr(Program, "forward", forward)
     text = TINY.replace("epochs = 2", f"epochs = 4  shuffle = {shuffle}").replace("x = column(x) -> standardize", "x = column(x)")

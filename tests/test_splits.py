@@ -261,7 +261,7 @@ def test_balanced_training_resumes_bit_for_bit(tmp_path: Path) -> None:
     interrupted = (
         "import os, signal, sys\nfrom nnc.runtime.train import Trainer\nfrom nnc.runtime import train\n"
         "steps = [0]\nadvance = train.Model.advance\n"
-        "def counted(self, program):\n    steps[0] += 1\n    if steps[0] == 57: os.kill(os.getpid(), signal.SIGTERM)\n    return advance(self, program)\n"
+        "def counted(self, *given):\n    steps[0] += 1\n    if steps[0] == 57: os.kill(os.getpid(), signal.SIGTERM)\n    return advance(self, *given)\n"
         "train.Model.advance = counted\nfrom nnc.cli import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     write(tmp_path / "interrupted.py", interrupted)
