@@ -97,14 +97,14 @@ def test_a_contestant_that_answers_something_else_has_no_figures(monkeypatch, tm
 def test_without_a_gpu_one_line_says_what_is_missing(tmp_path):
     if obstacle() is None:
         pytest.skip("there is a GPU")
-    done = run_script("gpu.py", "--results", str(tmp_path))
+    done = run_script("../gpu.py", "--results", str(tmp_path))
     assert done.returncode == 2
     assert done.stdout.startswith("no CUDA device: ")
     assert len((done.stdout + done.stderr).splitlines()) == 1
 
 
 def test_what_a_gpu_would_do_is_done_on_the_cpu(tmp_path):
-    done = run_script("gpu.py", "--device", "cpu", "--quick", "--workloads", "mlp-m", "--results", str(tmp_path), "--name", "trial")
+    done = run_script("../gpu.py", "--device", "cpu", "--quick", "--workloads", "mlp-m", "--results", str(tmp_path), "--name", "trial")
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "trial.json").read_text())["workloads"]["mlp-m"]
     ours, theirs = found["onnxruntime"], found["torch"]

@@ -1,8 +1,8 @@
 """Exported models and training steps on a GPU: onnxruntime beside torch, each in a process of its own.
 
-    python benchmarks/compare/gpu.py                                  # needs CUDA; says in one line what is missing, and exits with 2
-    python benchmarks/compare/gpu.py --python ~/peers/bin/python      # torch from another environment
-    python benchmarks/compare/gpu.py --device cpu --quick             # whether it works; the figures mean nothing
+    python benchmarks/gpu.py                                  # needs CUDA; says in one line what is missing, and exits with 2
+    python benchmarks/gpu.py --python ~/peers/bin/python      # torch from another environment
+    python benchmarks/gpu.py --device cpu --quick             # whether it works; the figures mean nothing
 
 For each workload, with equal weights: where onnxruntime placed every node of the exported file, and that it makes a session without the CPU to fall back
 on; the time of 1 and 256 rows, from rows on the host to an answer on the host and with both kept on the device; what TF32 changes; and the time of
@@ -25,14 +25,18 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from answer import BATCHES, Array, Inputs, read
-from conditions import environment, machine, versions
-from inference import LIBRARIES, prepare
-from processes import line
-from report import aligned
-from workloads import WORKLOADS, Workload
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+COMPARE = HERE / "compare"
+sys.path[:] = [str(COMPARE), *(p for p in sys.path if Path(p).resolve() != HERE)]  # torch would take the profile.py beside this for Python's
+
+from answer import BATCHES, Array, Inputs, read  # noqa: E402
+from conditions import environment, machine, versions  # noqa: E402
+from inference import LIBRARIES, prepare  # noqa: E402
+from processes import line  # noqa: E402
+from report import aligned  # noqa: E402
+from workloads import WORKLOADS, Workload  # noqa: E402
+
 WARM_UP, MOST_RUNS = 5, 2000
 STEPS = 20  # at least, of a training
 
@@ -199,7 +203,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one run of each")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has torch")
     parser.add_argument("--name", help="what the results are called; gpu and the date when not given")
-    parser.add_argument("--results", type=Path, default=HERE.parent / "results", help="where they go")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="where they go")
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)  # a process of one engine, for one workload
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(given)
@@ -243,7 +247,7 @@ def main(given: Sequence[str] | None = None) -> int:
         for workload in options.workloads:
             prepare(WORKLOADS[workload], folder)
             if "torch" in peers:
-                subprocess.run([options.python, str(HERE / "torch_peer.py"), workload, str(folder)], check=True, env=environment())
+                subprocess.run([options.python, str(COMPARE / "torch_peer.py"), workload, str(folder)], check=True, env=environment())
             kept = found[workload] = {}
             for engine in ENGINES:
                 command = [options.python if engine == "torch" else sys.executable, str(HERE / "gpu.py"), "--engine", engine, "--workloads", workload]
