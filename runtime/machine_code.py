@@ -13,7 +13,8 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,16 @@ from .files import write_bytes
 on_compiling: list[Callable[[], None]] = []  # called once, before the first function is compiled that is not kept yet
 _HEAD = b"nnc machine code 1\n"
 _engines: list[Any] = []  # the code lives as long as they
+
+
+@contextmanager
+def announcing(listener: Callable[[], None]) -> Iterator[None]:
+    """Have a listener told of compilation while inside, and nobody after."""
+    on_compiling[:] = [listener]
+    try:
+        yield
+    finally:
+        on_compiling.clear()
 
 
 class Definition(Protocol):

@@ -376,50 +376,50 @@ def train(
     run, observer, chosen = Run(out), progress or Progress(), choose(engine, device)
     if chosen.name == "onnxruntime" and device is None:
         observer.on_note("onnxruntime runs the steps on the CPU; --device cuda asks for a GPU")
-    machine_code.on_compiling[:] = [lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}")]
-    if resume:
-        if not run.first.is_file():
-            refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")
-        overrides = overrides or load_with(run.first)[0].program.experiment.overrides
-    else:
-        run.require_free()
-    opened = _read(source, root, overrides, max_bytes)
-    experiment = opened.program.experiment
-    several = experiment.members > 1
-    if resume and several == run.last.is_file():
-        refuse("E511", f"since {run.first.name} was written", "train again without --resume, or undo the change", problem="the spec has changed")
-    made = parts(opened)
-    first = next(made)  # what the data is refused for is said before there is a directory
-    begun = time.perf_counter()
-    finished: list[Member] = []
-    with run.alone():
-        run.tidy()
-        digest = run.manifest()["data"]["sha256"] if resume else first[1].digest
-        for index, ((program, data), seed) in enumerate(zip(chain((first,), made), seeds(experiment), strict=True), 1):
-            if several:
-                observer.on_member(index, experiment.members)
-            model = Model(program, seed, data.learned.arrays, data.rows("train"), root, fast=chosen.name == "fast")
-            trainer = Trainer(model, data, run.member(index) if several else run, observer, chosen)
-            if resume and trainer.run.last.is_file():
-                trainer.resume(digest)
-            else:
-                start_from(model, root)
-                if index == 1 and not resume:
-                    run.clear()
-                    begin(run, program, data, root, chosen.described)
-                trainer.begin()
-            trainer.train_all()
-            if several and trainer.interrupted:  # in the last step of a member: there is more to do
-                raise Interrupted
-            result = trainer.result(time.perf_counter() - begun)
-            if not several:
-                return result
-            finished.append(Member(result.figures, result.history, data.splits, result.verdict))
-        ensemble = Ensemble([run.member(index).network() for index in range(1, experiment.members + 1)])
-        ensemble.save(run.ensemble)
-        figures = figures_of(ensemble, data.raw, rows_of(experiment, data.pool, [member.splits for member in finished]))
-        run.write_figures(figures)
-    return EnsembleResult(ensemble, figures, finished, run.path, time.perf_counter() - begun)
+    with machine_code.announcing(lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}")):
+        if resume:
+            if not run.first.is_file():
+                refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")
+            overrides = overrides or load_with(run.first)[0].program.experiment.overrides
+        else:
+            run.require_free()
+        opened = _read(source, root, overrides, max_bytes)
+        experiment = opened.program.experiment
+        several = experiment.members > 1
+        if resume and several == run.last.is_file():
+            refuse("E511", f"since {run.first.name} was written", "train again without --resume, or undo the change", problem="the spec has changed")
+        made = parts(opened)
+        first = next(made)  # what the data is refused for is said before there is a directory
+        begun = time.perf_counter()
+        finished: list[Member] = []
+        with run.alone():
+            run.tidy()
+            digest = run.manifest()["data"]["sha256"] if resume else first[1].digest
+            for index, ((program, data), seed) in enumerate(zip(chain((first,), made), seeds(experiment), strict=True), 1):
+                if several:
+                    observer.on_member(index, experiment.members)
+                model = Model(program, seed, data.learned.arrays, data.rows("train"), root, fast=chosen.name == "fast")
+                trainer = Trainer(model, data, run.member(index) if several else run, observer, chosen)
+                if resume and trainer.run.last.is_file():
+                    trainer.resume(digest)
+                else:
+                    start_from(model, root)
+                    if index == 1 and not resume:
+                        run.clear()
+                        begin(run, program, data, root, chosen.described)
+                    trainer.begin()
+                trainer.train_all()
+                if several and trainer.interrupted:  # in the last step of a member: there is more to do
+                    raise Interrupted
+                result = trainer.result(time.perf_counter() - begun)
+                if not several:
+                    return result
+                finished.append(Member(result.figures, result.history, data.splits, result.verdict))
+            ensemble = Ensemble([run.member(index).network() for index in range(1, experiment.members + 1)])
+            ensemble.save(run.ensemble)
+            figures = figures_of(ensemble, data.raw, rows_of(experiment, data.pool, [member.splits for member in finished]))
+            run.write_figures(figures)
+        return EnsembleResult(ensemble, figures, finished, run.path, time.perf_counter() - begun)
 
 
 def _read(source: Source, root: Path, overrides: Mapping[str, Any] | None, max_bytes: int) -> Opened:
