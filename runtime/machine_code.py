@@ -22,14 +22,14 @@ from typing import Any, Protocol
 
 from .files import write_bytes
 
-on_compiling: list[Callable[[], None]] = []  # called once, before the first function is compiled that is not kept yet
+on_compiling: list[Callable[[], None]] = []  # each is called once, before the next function is compiled that is not kept yet
 _HEAD = b"nnc machine code 1\n"
 _engines: list[Any] = []  # the code lives as long as they
 
 
 @contextmanager
 def announcing(listener: Callable[[], None]) -> Iterator[None]:
-    """Have a listener told of compilation while inside, and nobody after."""
+    """Have a listener told, once, of compilation while inside, and nobody after."""
     on_compiling[:] = [listener]
     try:
         yield
@@ -180,7 +180,6 @@ def _loaded(name: str, code: bytes) -> int:
     return int(engine.get_function_address(name))
 
 
-@cache
 def _announced() -> None:
-    for listener in on_compiling:
-        listener()
+    while on_compiling:
+        on_compiling.pop()()

@@ -21,7 +21,7 @@ from networks import spec, spread
 import nnc
 import nnc.compiler.pipeline  # fills the table of primitives
 from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
-from nnc.runtime import loops
+from nnc.runtime import loops, machine_code
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
 from nnc.runtime.team import Team
@@ -409,6 +409,22 @@ def test_what_was_compiled_once_is_not_compiled_again(tmp_path: Path) -> None:
     kept.write_bytes(kept.read_bytes()[:-1] + b"!")  # damaged
     assert said() == "compiling\n[2.0, 2.0, 2.0] True\n"
     assert said() == "[2.0, 2.0, 2.0] False\n"
+
+
+def test_each_training_that_compiles_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNC_CACHE", str(tmp_path))
+    kinds, told = [("full", "float32"), ("full", "float32")], list[str]()
+
+    def compiled(*factors: float) -> None:
+        for factor in factors:
+            assert loops.loop(kinds, ["x0 = a0[AT]", f"v0 = x0 * np.float32({factor})", "a1[AT] = v0"], two=False).address
+
+    compiled(2.25)  # nobody watches
+    for name, factors in (("first", (3.25, 4.25)), ("second", (5.25, 6.25)), ("third", (6.25,))):
+        with machine_code.announcing(lambda name=name: told.append(name)):
+            compiled(*factors)
+    compiled(7.25)
+    assert told == ["first", "second"]
 
 
 def test_a_warmed_cache_has_all_that_a_training_takes(tmp_path: Path) -> None:
