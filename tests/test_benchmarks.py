@@ -51,13 +51,22 @@ def test_a_peer_that_is_not_installed_is_left_out(tmp_path):
 
 
 def test_growth_is_measured_point_by_point(tmp_path):
+    """On both engines and as bare products; what was measured before stays in the file."""
+    pytest.importorskip("numba")
     script = COMPARE.parent / "growth.py"
-    done = subprocess.run([sys.executable, str(script), "--quick", "--grow", "depth", "--results", str(tmp_path)], timeout=120, check=False, env=environment())
-    assert done.returncode == 0
+    for depths in ([2, 8], [4]):
+        command = [sys.executable, str(script), "--quick", "--grow", "depth", "--values", *map(str, depths), "--results", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
+        assert done.returncode == 0, done.stderr
     points = json.loads((tmp_path / "growth.json").read_text())["series"]["depth"]
     assert [point["value"] for point in points] == [2, 4, 8]
-    assert points[2]["flops"] == pytest.approx(4 * points[0]["flops"], rel=0.2)  # the first layer has no input gradient
-    assert all(point["picoseconds_per_flop"] * point["flops"] == pytest.approx(1e12 * point["step"]) for point in points)
+    assert points[2]["flops"] == 2 * 256**3 * (3 * 8 - 1)  # the first layer has no input gradient
+    for point in points:
+        for name in ("numpy", "fast", "products"):
+            assert point[name]["picoseconds_per_flop"] * point["flops"] == pytest.approx(1e12 * point[name]["step"])
+        assert point["fast"]["step"] < point["fast"]["first_cold"]
+    pytest.importorskip("matplotlib")
+    assert "bare products" in (tmp_path / "growth.svg").read_text()
 
 
 # Answers

@@ -51,13 +51,44 @@ def ratios(summary: Mapping[str, Any], path: Path) -> None:
     _write(figure, path)
 
 
-def curves(series: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
-    """Time per floating-point operation as each quantity grows, one panel a quantity."""
-    figure, panels = _figure(len(series), 4)
-    for axes, (quantity, points) in zip(panels, series.items(), strict=True):
-        axes.loglog([point["value"] for point in points], [point["picoseconds_per_flop"] for point in points], "o-", base=2)
-        axes.set_yscale("log", base=10)
+def growth(series: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Time per floating-point operation as each quantity grows, one panel a quantity; then the time to the first step, where cold ones were measured."""
+    first = [points for points in series.values() if any("first_cold" in point["numpy"] for point in points)]
+    figure, panels = _figure(len(series) + len(first), 4)
+    for axes, (quantity, points) in zip(panels, series.items(), strict=False):
+        for name in ("numpy", "fast", "products"):
+            _line(axes, points, name, "picoseconds_per_flop")
         axes.set_xlabel(quantity)
-        axes.grid(which="both", linewidth=0.3)
+        _decimal(axes)
+    for axes, points in zip(panels[len(series) :], first, strict=True):
+        for name in ("numpy", "fast"):
+            _line(axes, points, name, "first")
+        _line(axes, points, "fast", "first_cold", marker="^", linestyle=":", label="fast engine, nothing compiled yet")
+        axes.set_xlabel("depth")
+        axes.set_ylabel("seconds from start to the end of the first step")
+        _decimal(axes)
+        axes.legend()
     panels[0].set_ylabel("picoseconds per floating-point operation")
+    panels[0].legend()
     _write(figure, path)
+
+
+_STYLES = {
+    "numpy": {"label": "NumPy's engine", "color": "C0", "marker": "s"},
+    "fast": {"label": "fast engine", "color": "C1", "marker": "o"},
+    "products": {"label": "bare products", "color": "black", "linestyle": "--"},
+}
+
+
+def _line(axes: Any, points: Sequence[Mapping[str, Any]], name: str, figure: str, **style: str) -> None:
+    """A figure of one contestant, at the points that have it."""
+    shown = [(point["value"], point[name][figure]) for point in points if name in point]
+    if shown:
+        axes.loglog(*zip(*shown, strict=True), base=2, markersize=5, **(_STYLES[name] | style))
+
+
+def _decimal(axes: Any) -> None:
+    axes.set_yscale("log", base=10)
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(which="both", linewidth=0.3)

@@ -14,10 +14,10 @@ LONGEST = 900.0  # seconds of a process, compilation included
 Contestant = TypeVar("Contestant")
 
 
-def line(command: Sequence[str], caches: Path) -> dict[str, Any]:
-    """What a measured process printed; `error` where it failed."""
+def line(command: Sequence[str], caches: Path, **variables: str) -> dict[str, Any]:
+    """What a measured process printed; `error` where it failed. `variables` are put into its environment."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST, env=environment(caches))
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONGEST, env=environment(caches) | variables)
     except subprocess.TimeoutExpired:
         return {"error": f"not done after {LONGEST:.0f} s"}
     if done.returncode:
