@@ -195,7 +195,7 @@ def _improving(curve: Sequence[float], scale: float) -> bool:
 def _diverging(e: Evidence) -> bool:
     """Whether the training loss rose far above its lowest, or stayed above that of a constant prediction without falling."""
     scale = abs(e.constant["train"]["loss"])
-    last, lowest = median(e.train[-3:]), min(e.train)
+    last, lowest = min(median(e.train[-3:]), e.train[-1]), min(e.train)  # neither one high epoch is a rise, nor a steep fall
     if lowest >= 0 and last > RISING * lowest and last - lowest > FAR * scale:
         return True
     k = _tail(e.train)

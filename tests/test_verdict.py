@@ -116,6 +116,16 @@ def test_a_loss_that_stays_too_high_is_no_rise() -> None:
     assert "the training loss is 3 and hardly falls" in stuck.because
 
 
+@pytest.mark.parametrize("curve", [[2.0, 0.5], [2.0, 1.0, 0.4], [8.0, 4.0, 2.0, 1.0, 0.5], [1.0, 0.4, 0.3, 0.3, 0.8], [1.0, 0.3, 9.0, 9.0, 0.4]])
+def test_a_steep_fall_and_a_single_rise_are_no_divergence(curve: list[float]) -> None:
+    assert judge(evidence(curve, [])).name != "diverging"
+
+
+@pytest.mark.parametrize("curve", [[0.5, 2.0], [1.0, 0.4, 3.0, 3.5], [0.4, 0.3, 9.0, 0.5, 9.0]])
+def test_a_rise_that_stays_is_divergence(curve: list[float]) -> None:
+    assert judge(evidence(curve, [])).name == "diverging"
+
+
 def aimed(train: float, held: float, goal: float = 0.95, curve: Evidence = GOOD) -> Verdict:
     kept = {"train": {"loss": curve.kept["train"]["loss"], "accuracy": train}, "validation": {"loss": curve.kept["validation"]["loss"], "accuracy": held}}
     return judge(replace(curve, kept=kept, goal=Goal("val.accuracy", "validation", "accuracy", goal, True)))
