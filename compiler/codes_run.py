@@ -152,8 +152,8 @@ CODES: dict[str, Code] = {
         """
         --engine, or the variable NNC_ENGINE, chooses what runs the steps of a training: `numpy`, which is always there;
         `fast`, which compiles loops with numba and comes with `pip install 'nnc-lang[fast]'`; `onnxruntime`, on the CPU or
-        with --device cuda on a GPU. Without a choice it is the fast one where numba is installed. All compute the same to
-        rounding.
+        with --device cuda on a GPU. Without a choice it is the fast one where numba is installed and can be used; where it
+        cannot, training says why and NumPy runs the steps. All compute the same to rounding.
         """,
     ),
     "E709": Code(

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from .device import providers
-from .engine import choose, missing
+from .engine import choose, obstacle
 from .machine import blas, cpu, usable_cores, versions
 
 
@@ -20,7 +20,8 @@ class Finding:
 def examine() -> list[Finding]:
     known = versions()
     found = [Finding("processor", f"{cpu()}, {usable_cores()} usable cores"), _blas()]
-    found.append(Finding("engine", choose().described + (f" (fast: {missing()})" if missing() else "")))
+    hindered = obstacle()
+    found.append(Finding("engine", choose().described + (f" (fast: {hindered.why}; {hindered.way_out})" if hindered else "")))
     found += [Finding(name, version) for name, version in known.items()]
     if "onnxruntime" in known and "onnxruntime-gpu" in known:
         found.append(Finding("onnxruntime", "both builds installed", "they break each other: pip uninstall onnxruntime onnxruntime-gpu, then install one"))

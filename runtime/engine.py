@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 
 from .blas import has_product
 from .device import require
@@ -20,10 +21,11 @@ ENGINES = ("numpy", "fast", "onnxruntime")
 
 @dataclass(frozen=True)
 class Engine:
-    """`device` is where onnxruntime runs; the others have the CPU alone."""
+    """`device` is where onnxruntime runs; the others have the CPU alone. `instead` says why it is not the fast one, whose numba is there."""
 
     name: str
     device: str = "cpu"
+    instead: str = field(default="", compare=False)
 
     @property
     def described(self) -> str:
@@ -54,19 +56,41 @@ def choose(name: str | None = None, device: str | None = None) -> Engine:
         return Engine(wanted, device or "cpu")
     if device not in (None, "cpu"):
         refuse("E709", f"the engine {wanted} runs on the CPU", "use --engine onnxruntime", device=device)
-    if wanted == "fast" and missing():
-        refuse("E708", missing(), "pip install 'nnc-lang[fast]'", engine=wanted)
-    return Engine(wanted or ("numpy" if missing() else "fast"))
+    if wanted == "fast":
+        require_fast()
+    found = None if wanted else obstacle()
+    if found is None:
+        return Engine(wanted or "fast")
+    return Engine("numpy", instead=found.why if find_spec("numba") else "")
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """Why the fast engine cannot run here, and what would let it."""
+
+    why: str
+    way_out: str
+
+
+def require_fast() -> None:
+    """E708 where the fast engine cannot run."""
+    found = obstacle()
+    if found is not None:
+        refuse("E708", found.why, found.way_out, engine="fast")
 
 
 @cache
-def missing() -> str:
-    """Why the fast engine cannot run here; empty where it can."""
-    place = folder()
+def obstacle() -> Obstacle | None:
+    place, elsewhere = folder(), "name a directory that can be written in the variable NNC_CACHE"
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return f"no place to keep what is compiled: {error}"
+        return Obstacle(f"no place to keep what is compiled: {error}", elsewhere)
     if not os.access(place, os.W_OK):
-        return f"no place to keep what is compiled: {place} cannot be written"
-    return compiles() or ("" if has_product() else "NumPy's BLAS has no product that compiled code can call")
+        return Obstacle(f"no place to keep what is compiled: {place} cannot be written", elsewhere)
+    why = compiles()
+    if why:
+        return Obstacle(why, "pip install --upgrade 'nnc-lang[fast]'" if find_spec("numba") else "pip install 'nnc-lang[fast]'")
+    if not has_product():
+        return Obstacle("NumPy's BLAS has no product that compiled code can call", "install the numpy of PyPI, which brings OpenBLAS")
+    return None

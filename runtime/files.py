@@ -29,6 +29,7 @@ from nnc.compiler.source import Source
 
 Array = np.ndarray[Any, Any]
 _BLANK = "0" * 64
+_ELSEWHERE = "free some space, or choose another place with -o"
 TEMPORARY = ".nnc-*.part"  # what a file is called before it is whole
 _DAMAGED = (ValueError, KeyError, TypeError, UnicodeDecodeError, safetensors.SafetensorError, RecursionError)
 
@@ -42,7 +43,7 @@ def refuse(code: str, label: str, help: str, **values: Any) -> NoReturn:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
+def replacing(path: Path, way_out: str = _ELSEWHERE) -> Iterator[Callable[[bytes], None]]:
     """A function that writes the new content of a file, which takes the old one's place when the block ends without an error.
 
     A temporary file beside it, fsync, rename, fsync of the directory. E701 where the system refuses one of them.
@@ -73,7 +74,7 @@ def replacing(path: Path) -> Iterator[Callable[[bytes], None]]:
     except BrokenPipeError:
         raise  # whoever read our output has gone
     except OSError as error:
-        refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(path))
+        refuse("E701", str(error.strerror or error), way_out, path=str(path))
 
 
 def _write_all(handle: int, data: bytes) -> None:
@@ -104,9 +105,9 @@ def _sync_directory(path: Path) -> None:
         os.close(handle)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace a file's content."""
-    with replacing(path) as write:
+def write_bytes(path: Path, data: bytes, way_out: str = _ELSEWHERE) -> None:
+    """Replace a file's content. `way_out` is what the refusal advises."""
+    with replacing(path, way_out) as write:
         write(data)
 
 
@@ -147,7 +148,7 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         if error.errno in (errno.EBUSY, errno.EXDEV):
             refuse("E701", "it is the root of a file system, which cannot be replaced whole", "give a directory below it with -o", path=str(path))
-        refuse("E701", str(error.strerror or error), "free some space, or choose another place with -o", path=str(path))
+        refuse("E701", str(error.strerror or error), _ELSEWHERE, path=str(path))
 
 
 def remove_directory(path: Path) -> None:

@@ -24,6 +24,8 @@ from .files import write_bytes
 
 on_compiling: list[Callable[[], None]] = []  # each is called once, before the next function is compiled that is not kept yet
 _HEAD = b"nnc machine code 1\n"
+# What comes of importing numba or LLVM where there is none, a library of theirs is missing, or their versions or NumPy's do not fit.
+_UNFIT = (ImportError, OSError, RuntimeError, SystemError, AttributeError)
 _engines: list[Any] = []  # the code lives as long as they
 
 
@@ -60,8 +62,7 @@ class Code:
             found = self.define().compiled()
             name, code = found
             content = name.encode() + b"\n" + code
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(path, _HEAD + hashlib.sha256(content).digest() + content)
+            write_bytes(path, _HEAD + hashlib.sha256(content).digest() + content, "free some space, or name another place in the variable NNC_CACHE")
         return _loaded(*found)
 
     def callable(self, parameters: int) -> Callable[..., int]:
@@ -124,14 +125,11 @@ def compiles() -> str:
     """Why numba cannot compile here, empty where it can: not installed, or not made for this NumPy. Found out once for its version."""
     try:
         known = folder() / f"compiles-{hashlib.sha256(_conditions().encode()).hexdigest()[:16]}"
-    except (ImportError, metadata.PackageNotFoundError) as error:
-        return str(error)
-    if not known.is_file():
-        try:
+        if not known.is_file():
             numba()
-        except (ImportError, RuntimeError) as error:  # RuntimeError: it has no place to keep its own
-            return str(error)
-        write_bytes(known, b"")
+            known.touch()
+    except _UNFIT as error:
+        return f"numba cannot be used: {str(error) or type(error).__name__}"
     return ""
 
 

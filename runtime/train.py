@@ -376,6 +376,8 @@ def train(
     run, observer, chosen = Run(out), progress or Progress(), choose(engine, device)
     if chosen.name == "onnxruntime" and device is None:
         observer.on_note("onnxruntime runs the steps on the CPU; --device cuda asks for a GPU")
+    if chosen.instead:
+        observer.on_note(f"NumPy runs the steps, for the fast engine cannot: {chosen.instead}")
     with machine_code.announcing(lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}")):
         if resume:
             if not run.first.is_file():

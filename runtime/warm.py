@@ -10,8 +10,7 @@ from nnc.compiler import pipeline
 
 from . import machine_code
 from .build import untrained
-from .engine import missing
-from .files import refuse
+from .engine import require_fast
 
 
 def warm(programs: Sequence[tuple[pipeline.Program, Path]], max_bytes: int) -> tuple[int, int]:
@@ -19,8 +18,7 @@ def warm(programs: Sequence[tuple[pipeline.Program, Path]], max_bytes: int) -> t
 
     E708 where the engine cannot run here.
     """
-    if missing():
-        refuse("E708", missing(), "pip install 'nnc-lang[fast]'", engine="fast")
+    require_fast()
     importlib.import_module(".fusion", __package__)  # it names every module of kernels
     before = _kept()
     for module in machine_code.modules:

@@ -17,6 +17,7 @@ pytest.importorskip("numba", reason="the fast engine's numba is not installed")
 
 from drawing import network
 from networks import spec, spread
+from runs import TINY
 
 import nnc
 import nnc.compiler.pipeline  # fills the table of primitives
@@ -427,6 +428,18 @@ def test_each_training_that_compiles_is_told_once(tmp_path: Path, monkeypatch: p
     assert told == ["first", "second"]
 
 
+def test_code_that_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NNC_CACHE", str(tmp_path))
+    code = loops.loop([("full", "float32"), ("full", "float32")], ["x0 = a0[AT]", "v0 = x0 - x0", "a1[AT] = v0"], two=False)
+    assert code.address
+    (kept,) = tmp_path.glob("loop-*.o")
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(nnc.SpecError, match="E701") as found:
+        assert machine_code.Code(code.text, code.name, code.define).address
+    assert "NNC_CACHE" in str(found.value.diagnostics[0].help)
+
+
 def test_a_warmed_cache_has_all_that_a_training_takes(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPENBLAS")} | {"NNC_CACHE": str(tmp_path / "code"), "NNC_ENGINE": "fast"}
     (tmp_path / "d.nn").write_text((Path(__file__).parent.parent / "specs" / "digits.nn").read_text("utf-8").replace("epochs    = 60", "epochs    = 1"))
@@ -456,6 +469,42 @@ def test_without_a_place_for_loops_numpy_runs(tmp_path: Path) -> None:
     said = subprocess.run([sys.executable, "-P", "-m", "nnc", "doctor"], env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 0
     assert "numpy (fast: no place to keep what is compiled" in said.stdout
+
+
+@pytest.mark.parametrize(
+    ("broken", "raises", "way_out"),
+    [
+        ("numba/__init__.py", "ImportError('Numba needs NumPy 2.3 or less')", "pip install --upgrade"),
+        ("llvmlite/binding.py", "OSError('Could not find/load shared object file libllvmlite.so')", "pip install --upgrade"),
+        ("numba/__init__.py", "SystemError('initialization of _internal failed')", "pip install --upgrade"),
+        ("", "cannot be written", "NNC_CACHE"),
+    ],
+)
+def test_where_the_fast_engine_cannot_run_numpy_does_and_says_so(broken: str, raises: str, way_out: str, tmp_path: Path) -> None:
+    """Versions that do not fit and libraries that are not there, as numba and llvmlite tell of them."""
+    environment = {k: v for k, v in os.environ.items() if k != "NNC_ENGINE"} | {"NNC_CACHE": str(tmp_path / "code")}
+    if broken:
+        (tmp_path / broken).parent.mkdir()
+        (tmp_path / broken).parent.joinpath("__init__.py").write_text("")
+        (tmp_path / broken).write_text(f"raise {raises}\n")
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    else:
+        (tmp_path / "code").write_text(raises)  # a file where the directory would be
+    (tmp_path / "tiny.nn").write_text(TINY)
+
+    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "nnc", "train", "tiny.nn", *arguments]
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    trained = said("-o", "run")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.count("NumPy runs the steps, for the fast engine cannot") == 1
+    assert "fast engine" not in said("-o", "other", "--engine", "numpy").stderr
+    refused = said("-o", "none", "--engine", "fast")
+    assert refused.returncode == 1
+    assert "error[E708]" in refused.stderr
+    assert way_out in refused.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_an_engine_that_is_not_there_is_refused() -> None:
