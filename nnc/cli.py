@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from io import TextIOWrapper
 
 from .compiler.diagnostics import Findings, SpecError, render_text
@@ -116,16 +117,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(parser().parse_args(given))
     except SpecError as error:
-        for diagnostic in error.diagnostics:
-            print(render_text(diagnostic), file=sys.stderr)
+        _say("\n".join(render_text(diagnostic) for diagnostic in error.diagnostics))
         codes = {d.code for d in error.diagnostics}
         return 3 if codes & FAILED_WHILE_RUNNING else 1
     except KeyboardInterrupt as stop:
-        print(f"nnc: interrupted{'; continue with --resume' if type(stop) is not KeyboardInterrupt else ''}", file=sys.stderr)
-        return 130
+        return _interrupted(stop)
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a class was made: Python 3.11 wraps what comes then
+            return _interrupted(error.__cause__)
+        raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         _silence()
         return 0
+
+
+def _interrupted(stop: KeyboardInterrupt) -> int:
+    _say(f"nnc: interrupted{'; continue with --resume' if type(stop) is not KeyboardInterrupt else ''}")
+    return 130
+
+
+def _say(text: str) -> None:
+    """The last word, where somebody takes it; the exit status is the same without."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -129,7 +129,9 @@ def _bytes(file: str) -> bytes:
 
 
 def _put(data: bytes) -> None:
-    """Bytes as they are, whatever encoding the output has."""
+    """Bytes as they are, whatever encoding the output has; nowhere if it is closed."""
+    if sys.stdout is None:
+        return
     sys.stdout.flush()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.buffer.write(data)
@@ -325,7 +327,7 @@ def reproduce(options: Namespace) -> int:
         out = Path(options.out) if options.out is not None else Path(stack.enter_context(TemporaryDirectory(prefix="nnc-"))) / "run"
         for finding in train_again(made, out, root, lines.observe()):
             lines.close()
-            print(f"{'  ' if finding.equal else '! '}{finding.what:<24}{finding.told}")
+            print(f"{'  ' if finding.equal else '! '}{finding.what:<29} {finding.told}")
             equal = equal and (finding.equal or not finding.decides)
     print("reproduced: the same bytes" if equal else "not reproduced")
     return 0 if equal else 1

@@ -410,10 +410,13 @@ def train(
                         run.clear()
                         begin(run, program, data, root, chosen.described)
                     trainer.begin()
-                trainer.train_all()
-                if several and trainer.interrupted:  # in the last step of a member: there is more to do
-                    raise Interrupted
-                result = trainer.result(time.perf_counter() - begun)
+                try:
+                    trainer.train_all()
+                    if several and trainer.interrupted:  # in the last step of a member: there is more to do
+                        raise Interrupted
+                    result = trainer.result(time.perf_counter() - begun)
+                except KeyboardInterrupt as stop:  # where steps do not run, too, there is a checkpoint by now
+                    raise Interrupted from stop
                 if not several:
                     return result
                 finished.append(Member(result.figures, result.history, data.splits, result.verdict))

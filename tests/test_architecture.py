@@ -209,7 +209,7 @@ RUNTIME = {
     "page": "charts",
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
     "build": "kernels engine export files machine model onnx_steps ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
-    "warm": "build engine files machine_code nnc.compiler.pipeline",
+    "warm": "build engine machine_code nnc.compiler.pipeline",
     "doctor": "device engine machine",
 }
 TOP = {

@@ -712,6 +712,33 @@ def test_a_full_disk_behind_the_output(tiny: Path) -> None:
     assert refused(Said(done.returncode, "", done.stderr), "E706", "No space left", status=3)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize(("name", "layer", "status"), [("check", "dense", 3), ("check", "dnse", 3), ("summary", "dnse", 1)])
+def test_a_full_disk_behind_what_is_said(name: str, layer: str, status: int, tmp_path: Path) -> None:
+    """Nobody can be told; the exit status tells."""
+    spec = write(tmp_path / "spec.nn", TINY.replace("dense(2) -> tanh", f"{layer}(2) -> batch_norm"))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command(name, spec), stdout=subprocess.PIPE, stderr=full, text=True, check=False)
+    assert done.returncode == status
+
+
+def test_a_spec_from_the_input_for_an_output_that_is_closed() -> None:
+    done = subprocess.run(f"{' '.join(command('fmt', '-'))} >&-", shell=True, input=TINY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_interruption_while_a_class_is_made(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a command imports what it needs; Python 3.11 wraps what comes from there in a RuntimeError."""
+
+    class Interrupts:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "check", lambda options: type("Made", (), {"field": Interrupts()}))
+    said = nnc("check", tiny)
+    assert (said.status, said.err) == (130, "nnc: interrupted\n")
+
+
 def test_predictions_to_the_standard_output(run: Path, tmp_path: Path) -> None:
     rows = write(tmp_path / "rows.csv", people(5))
     said = process("predict", run, rows, "-o", "/dev/stdout")

@@ -114,6 +114,20 @@ def test_the_command_interrupted_by_a_signal(spec: Path, tmp_path: Path, whole: 
     assert leftovers(tmp_path) == []
 
 
+def test_interrupted_while_figures_are_computed(spec: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after the last step, where the signal comes as Python gives it."""
+
+    def stop(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nnc.runtime.train.Trainer.result", stop)
+        said = nnc("train", spec, "-o", tmp_path / "run")
+    assert (said.status, said.err.splitlines()[-1]) == (130, "nnc: interrupted; continue with --resume")
+    said = nnc("train", spec, "-o", tmp_path / "run", "--resume")
+    assert (outcome(tmp_path / "run"), figures(said.out)) == whole
+
+
 def test_the_command_resumes_to_the_same_bits(spec: Path, tmp_path: Path, whole: Any) -> None:
     run = tmp_path / "run"
     started = subprocess.Popen(command("train", spec, "-o", run), stderr=subprocess.PIPE, text=True)
