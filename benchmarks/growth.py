@@ -145,11 +145,11 @@ def main() -> None:
         measured = bare if given.one == "products" else trained
         print(json.dumps(measured(given.size, given.seconds, time.process_time if given.cpu else time.perf_counter)))
         return
-    from nnc.runtime.engine import missing  # not in a measured process, whose imports are timed
+    from nnc.runtime.engine import obstacle  # not in a measured process, whose imports are timed
 
-    without = missing()
+    without = obstacle()
     if without:
-        print(f"left out: fast, {without}")
+        print(f"left out: fast, {without.why}")
     given.contestants = [name for name in CONTESTANTS if name != "fast" or not without]
     if given.quick:
         given.processes, given.seconds = 1, 0.0
