@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from .ir import TensorType, Value, apply
 from .lower import Forward, Parameter
+from .record import record
 
 
-@dataclass(frozen=True)
+@record
 class Bundle:
     """Parameters that are updated alike, in one flat array: learning rate times `rate`, decayed or not.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from .record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Code:
     """The title, with `{values}` that whoever reports fills in, and the long explanation as it stands in the source."""
 

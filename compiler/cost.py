@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 
 from .experiment import Ref
 from .ir import Shape, Value, concrete, dims
 from .program import Program
+from .record import record
 
 
-@dataclass(frozen=True)
+@record
 class LayerCost:
     """One layer for one sample; `path` is what its parameters are called by."""
 
@@ -21,7 +21,7 @@ class LayerCost:
     flops: int
 
 
-@dataclass(frozen=True)
+@record
 class Cost:
     """Totals of one network; bytes are of the arrays that a step, or a prediction, of the given batch keeps at once.
 

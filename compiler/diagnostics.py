@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from .codes import CODES
+from .record import record
 from .shown import plain
 from .source import Source, Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Note:
     """A second place that a diagnostic speaks of."""
 
@@ -24,7 +25,7 @@ class Note:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Diagnostic:
     code: str
     title: str

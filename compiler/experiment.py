@@ -5,17 +5,18 @@ Shapes are not known yet; lower.py finds them. References between layers are ind
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from .operation import Bound, Kind, Of, Params, Reference, Refers, Weighted
+from .record import record
 from .schema import Schema
 from .source import Source, Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Ref:
     """A tensor: output `output` of application `application`, or the input of that index where `application` is -1."""
 
@@ -23,7 +24,7 @@ class Ref:
     output: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class InputTensor:
     name: str
     dtype: str
@@ -31,7 +32,7 @@ class InputTensor:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Application:
     """One use of a layer. `path` names its parameters; `calls` are the places of the blocks that led here."""
 
@@ -42,14 +43,14 @@ class Application:
     calls: tuple[Span, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Output:
     name: str
     ref: Ref
     span: Span
 
 
-@dataclass(frozen=True)
+@record
 class Network:
     name: str
     inputs: tuple[InputTensor, ...]
@@ -61,7 +62,7 @@ class Network:
         return next((o for o in self.outputs if o.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DataStep:
     """One step of a data name; `path` names what it learns."""
 
@@ -69,7 +70,7 @@ class DataStep:
     path: str
 
 
-@dataclass(frozen=True)
+@record
 class DataName:
     """Columns of the source through steps."""
 
@@ -86,7 +87,7 @@ class DataName:
         return next((s.bound.params for s in self.steps if "window" in s.bound.operation.facts), None)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Augmentation:
     """`name -> step -> step`: what is done to a data name in training batches."""
 
@@ -95,7 +96,7 @@ class Augmentation:
     span: Span
 
 
-@dataclass(frozen=True)
+@record
 class Data:
     source: Bound
     names: dict[str, DataName]
@@ -147,7 +148,7 @@ class ExportParams(Params):
     quantize: Annotated[Bound | None, Of(Kind.QUANTISATION)] = Field(None, description="fewer bits for the file that `nnc export` and `nnc run` write")
 
 
-@dataclass(frozen=True)
+@record
 class Section:
     """The validated keys of a section and their places."""
 
@@ -160,7 +161,7 @@ class Section:
         return self.spans.get(key, self.span)
 
 
-@dataclass(frozen=True)
+@record
 class Outline:
     """What a data section says before its source is opened: its names, those that were refused, those that others start from."""
 
@@ -171,7 +172,7 @@ class Outline:
     sound: bool  # whether nothing in the section was refused
 
 
-@dataclass(frozen=True)
+@record
 class Experiment:
     """A whole file. `train` holds TrainParams, `export` ExportParams. `data` is None without a data section, and where its
     source is not open; `outline` is there wherever the section is.

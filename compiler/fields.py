@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from .operation import TABLE, Of, Params, Refers
+from .record import record
 
 
 @cache
@@ -44,7 +44,7 @@ def words_of(annotation: Any) -> tuple[tuple[str, ...], bool]:
     return words, any(a is str for a in _annotations(annotation))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reading:
     """How the argument of a field is read."""
 

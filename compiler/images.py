@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .diagnostics import Refusal
+from .record import record
 from .schema import ColumnSchema, Schema
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
@@ -24,7 +24,7 @@ def pillow() -> Any:
     return Image
 
 
-@dataclass(frozen=True)
+@record
 class Images:
     """The images below a folder, sorted by name, and the places of their classes among the names of the folders."""
 

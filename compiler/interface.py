@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from .experiment import Data, DataName
@@ -11,12 +10,13 @@ from .ir import Graph, TensorType
 from .operation import Bound
 from .prepare import Prepared
 from .program import Program
+from .record import record
 from .serve import pairs_of, predictions, target_of
 
 MOST_SHOWN = 12  # categories that a sentence names
 
 
-@dataclass(frozen=True)
+@record
 class Port:
     """An input or an output. `categories` are the values that an input knows or a decision gives, or what the places of the last axis stand for."""
 
@@ -40,7 +40,7 @@ class Port:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True)
+@record
 class Interface:
     inputs: dict[str, Port]
     outputs: dict[str, Port]

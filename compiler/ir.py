@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count
 from math import prod
 from typing import Any
 
+from .record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record
 class Batch:
     """`factor` times the number of samples in the batch."""
 
@@ -47,7 +49,7 @@ def dims(shape: Iterable[Dim]) -> str:
     return "[" + ", ".join(str(d) for d in shape) + "]"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TensorType:
     dtype: str
     shape: Shape
@@ -77,7 +79,7 @@ class TensorType:
         return self.size(n) * ITEM_BYTES[self.dtype]
 
 
-@dataclass(frozen=True)
+@record
 class Primitive:
     """A closed tensor operation.
 
@@ -109,7 +111,7 @@ def origin(path: str) -> Iterator[None]:
         _origin.reset(token)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(eq=False)
 class Value:
     """The result of `primitive` applied to `operands`; compared by identity."""
 
@@ -200,7 +202,7 @@ def constant_of(value: Value) -> float | None:
     return value.attributes["value"] if value.op == "constant" else None
 
 
-@dataclass(frozen=True)
+@record
 class Graph:
     """A function: named outputs, and new values for named variables, of its inputs, variables and scalars.
 

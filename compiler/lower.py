@@ -14,6 +14,7 @@ from .diagnostics import Findings, Note, Refusal
 from .experiment import Application, Network, Ref
 from .ir import FLOATS, ITEM_BYTES, N, TensorType, Value, apply, constant, origin, topological
 from .operation import Bound, Draw, Fan, Incoming, Kind, Weighted, find
+from .record import record
 from .shown import bytes_of
 from .source import Span
 
@@ -25,7 +26,7 @@ def is_weight(role: str) -> bool:
     return role in ("W", "R") or role.endswith("weight")
 
 
-@dataclass(frozen=True)
+@record
 class Parameter:
     """A trainable array, or a running statistic (`trainable` false), as the graph knows it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from .diagnostics import Findings, Refusal, did_you_mean
@@ -13,11 +13,12 @@ from .ir import N, Shape, TensorType, Value, apply, dims, origin
 from .lower import Forward
 from .operation import Bound, Column, Params, Reference, Sums
 from .primitives import root, total
+from .record import record
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # as figures call them, and as a split does
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """What the loss compares with: the type of a sample, classes where known, and the way back to the column's units."""
 
@@ -30,7 +31,7 @@ class Target:
         return Column(apply("input", name=name, type=TensorType(self.dtype, (N, *self.shape))), self.classes)
 
 
-@dataclass(frozen=True)
+@record
 class MetricTerm:
     """A metric on one pair; its sums are outputs `<key>/<term>` of the evaluation graph. `facts` are the operation's."""
 
@@ -44,7 +45,7 @@ class MetricTerm:
 SHARE, PARTNER = "mixup/share", "mixup/partner/"
 
 
-@dataclass(frozen=True)
+@record
 class TermBuild:
     """What a loss asks for (operation.LossBuild), for the term of that index. What it learns is kept with the figures of the data steps."""
 
@@ -56,7 +57,7 @@ class TermBuild:
         return apply("variable", name=f"data/{self.target}/loss_{self.index}/{role}", type=TensorType(self.dtype, shape))
 
 
-@dataclass(frozen=True)
+@record
 class Balance:
     """Class weights that the training rows decide: where they are kept, the target that is counted, and how many classes it has."""
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from onnx import TensorProto, checker, defs, helper, numpy_helper, shape_inference
 
 from .ir import Batch, Graph, TensorType, Value
 from .onnx_lowering import LOWERINGS, Body
+from .record import record
 
 DTYPES = {
     "float16": TensorProto.FLOAT16,
@@ -43,7 +44,7 @@ class Unavailable(Exception):
         super().__init__(f"opset {opset} has no operator {operator}: {since}")
 
 
-@dataclass(frozen=True)
+@record
 class Notes:
     """What a reader of the file is told: of the graph, of inputs and outputs by name, of layers by path."""
 

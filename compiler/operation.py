@@ -8,7 +8,7 @@ is derived from the declaration.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from inspect import cleandoc
 from typing import Any, Literal, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from .ir import Dim, Shape, Value
+from .record import record
 from .source import Span
 
 
@@ -59,7 +60,7 @@ class NoParams(Params):
     """An operation without arguments."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Of:
     """Marks a field whose value is an operation of a kind: one, a weighted sum (`many`), or a pipe of several (`chain`)."""
 
@@ -68,14 +69,14 @@ class Of:
     chain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Refers:
     """Marks a field whose value is a name: of a column, a data name, a metric, a parameter or an output."""
 
     to: Literal["column", "data", "metric", "parameter", "output"]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reference:
     """A name given as an argument, with its place."""
 
@@ -83,7 +84,7 @@ class Reference:
     span: Span
 
 
-@dataclass(frozen=True)
+@record
 class Operation:
     name: str
     kind: Kind
@@ -105,7 +106,7 @@ class Operation:
         return next((" ".join(part.split()) for part in self.doc.split("\n\n") if part.startswith("Differs: ")), "")
 
 
-@dataclass(frozen=True)
+@record
 class Bound:
     """An operation with its arguments, as written at `span`. `spans` are the places of the arguments."""
 
@@ -120,7 +121,7 @@ class Bound:
         return self.operation.name
 
 
-@dataclass(frozen=True)
+@record
 class Weighted:
     """One term of a sum of operations."""
 
@@ -158,7 +159,7 @@ def names(kind: Kind) -> list[str]:
 # What functions of operations work with
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Draw:
     """How an array starts: constant(a), normal or truncated_normal (mean a, standard deviation b), uniform on [a, b), orthogonal(gain a),
     mask (1 with probability a, by the seed b, else 0), ahead (-1e9 above the diagonal, else 0), or an array of a file.
@@ -171,7 +172,7 @@ class Draw:
     name: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fan:
     """What an initialiser may depend on: connections into and out of a unit."""
 
@@ -179,7 +180,7 @@ class Fan:
     out: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Incoming:
     """Which elements of a weight lead into one unit: all along some axes, of the weight or of the weight in another shape."""
 
@@ -257,7 +258,7 @@ class Rule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Clock:
     """Where a stage of a schedule stands: its length is `steps` if nothing shortens it, and it begins `offset` steps after
     the beginning of an epoch.
@@ -268,7 +269,7 @@ class Clock:
     offset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Stage:
     """A piece of a schedule: how many steps it covers (None: all that remain) and the rate at each, from 0."""
 
@@ -276,7 +277,7 @@ class Stage:
     steps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Sums:
     """A metric: sums over the samples of a batch, and how their totals make the figure."""
 
@@ -301,7 +302,7 @@ class StepBuild(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Column:
     """A column inside a pipeline of data steps: its values, and its classes where they are known."""
 

@@ -15,13 +15,14 @@ from math import prod
 
 from .ir import Graph, TensorType, Value, concrete
 from .layout import Order, memory_orders
+from .record import record
 from .workspace import workspace
 
 ALIGNMENT = 64
 _NOT_IN_PLACE = frozenset(("softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Place:
     """Where a computed value lies: at an offset of the arena, inside a packed array, or over a variable."""
 

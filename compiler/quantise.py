@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .ir import Graph, TensorType, Value, apply, constant, constant_of, origin, rebuild
+from .record import record
 
 OUTSIDE = ("data/", "decision/")  # where values that are no layer's come from
 WEIGHT_LEVELS = 64  # 255 * 64 * 2 < 2^15: processors that add pairs of products in 16 bits do not overflow, so that all of them agree
@@ -23,7 +24,7 @@ ACTIVATION = "uint8"
 _MOVING = frozenset(("max_pool", "reshape", "transpose", "slice"))  # their results are elements of the operand
 
 
-@dataclass(frozen=True)
+@record
 class Grid:
     """The numbers (q - zero) scale, q from 0 to 255."""
 
@@ -31,7 +32,7 @@ class Grid:
     zero: int
 
 
-@dataclass(frozen=True)
+@record
 class Site:
     """A product with a weight, and where its rewritten form ends: at its bias, and the ReLU behind a convolution, if it has them."""
 
@@ -44,7 +45,7 @@ class Site:
         return self.product.operands[0 if self.product.op == "gather" else 1]
 
 
-@dataclass(frozen=True)
+@record
 class Stored:
     """Arrays that a quantized graph keeps: `integers` and their `scales`, made of the array `source`.
 

@@ -12,19 +12,20 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from .diagnostics import Refusal, suggestion
+from .record import record
 
 WHOLE_BYTES = 8_000_000  # `nnc check` reads whole columns of files up to this size
 MAX_CATEGORIES = 100_000
 
 
-@dataclass(frozen=True)
+@record
 class ColumnSchema:
     """One column: its dtype and the shape of a sample; classes where they are known, in the order of their indices."""
 
@@ -33,7 +34,7 @@ class ColumnSchema:
     classes: tuple[Any, ...] | None = None
 
 
-@dataclass(frozen=True)
+@record
 class Schema:
     """The columns of a source; `rows` is None where only the whole file would tell."""
 
@@ -47,7 +48,7 @@ class Schema:
         return self.values.get(column) if isinstance(self.values, dict) else None
 
 
-@dataclass(frozen=True)
+@record
 class Files:
     """A folder whose files may be read: the data root of a program. `otherwise` is what to do where a file is not there."""
 

@@ -6,7 +6,6 @@ The NumPy runtime runs it for `nnc predict` and as the reference of every export
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from .diagnostics import Findings
 from .ir import Graph, Value, origin, substitute
@@ -16,9 +15,10 @@ from .operation import Column
 from .passes import optimised
 from .prepare import Prepared, decision, prepare
 from .program import Program
+from .record import record
 
 
-@dataclass(frozen=True)
+@record
 class Answer:
     """What is served under a name: a value, and the column whose classes it decides on where it is to be a decision."""
 

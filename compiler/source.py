@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
+
+from .record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Span:
     """The half-open range [start, end) of characters of a source."""
 
@@ -18,28 +19,26 @@ class Span:
         return Span(self.start, other.end)
 
 
-@dataclass(frozen=True)
+@record
 class Source:
     """A text with the name under which the user knows it."""
 
     name: str
     text: str
 
-    @cached_property
-    def _line_starts(self) -> list[int]:
-        starts = [0]
-        for position, character in enumerate(self.text):
-            if character == "\n":
-                starts.append(position + 1)
-        return starts
-
     def location(self, offset: int) -> tuple[int, int]:
         """Line and column of a character, both from 1."""
-        line = bisect_right(self._line_starts, offset)
-        return line, offset - self._line_starts[line - 1] + 1
+        starts = _line_starts(self.text)
+        line = bisect_right(starts, offset)
+        return line, offset - starts[line - 1] + 1
 
     def line(self, number: int) -> str:
         """The text of a line, counted from 1, without its end."""
-        starts = self._line_starts
+        starts = _line_starts(self.text)
         end = starts[number] if number < len(starts) else len(self.text)
         return self.text[starts[number - 1] : end].rstrip("\r\n")
+
+
+@lru_cache(maxsize=8)
+def _line_starts(text: str) -> list[int]:
+    return [0, *(position for position, character in enumerate(text, start=1) if character == "\n")]

@@ -12,12 +12,12 @@ and nothing else (a penalty, decay, a constraint) changes it. Elsewhere `lazy=tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from .experiment import TrainParams
 from .ir import Batch, Value, apply, elements, topological
 from .lower import Forward, Parameter
 from .primitives import dot
+from .record import record
 
 LEAST_ELEMENTS = 2**16  # of a table below which a dense update, a few passes over it in one go with other parameters, is as fast
 LEAST_SHARE = 8  # rows of the table for each row that a batch may touch
@@ -70,7 +70,7 @@ def lookups(goal: Value, variables: Sequence[Value]) -> dict[Value, list[Value]]
     return found
 
 
-@dataclass(frozen=True)
+@record
 class RowGradient:
     """The gradient of a table: at each index the sum over its occurrences, and the sum of the squares of its elements."""
 

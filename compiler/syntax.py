@@ -6,14 +6,15 @@ Chains of arithmetic and of pipes are flat, so that a long line costs no recursi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
+from .record import record
 from .source import Span
 
 RESERVED = frozenset(("let", "data", "train", "tune", "export", "network", "block", "shared", "return", "in", "true", "false"))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Identifier:
     """A name that a statement introduces."""
 
@@ -21,31 +22,31 @@ class Identifier:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Number:
     value: int | float
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Text:
     value: str
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Boolean:
     value: bool
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class List:
     items: tuple[Expression, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Name:
     """`relu`, or dotted: `val.loss`."""
 
@@ -53,27 +54,27 @@ class Name:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Argument:
     name: Identifier | None
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Call:
     name: Name
     arguments: tuple[Argument, ...]
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Negative:
     operand: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Chain:
     """`first op operand op operand ...`, operators of one precedence, evaluated from the left."""
 
@@ -82,7 +83,7 @@ class Chain:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Pipe:
     """`first -> stage -> stage`: each stage takes what stands left of it as its first argument."""
 
@@ -91,7 +92,7 @@ class Pipe:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Broken:
     """A value that could not be read and was reported: what depends on it stays silent."""
 
@@ -101,14 +102,14 @@ class Broken:
 Expression = Broken | Number | Text | Boolean | List | Name | Call | Negative | Chain | Pipe
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Assignment:
     names: tuple[Identifier, ...]
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Result:
     """One output of a network or block; without a name it is called `output`."""
 
@@ -117,7 +118,7 @@ class Result:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Return:
     results: tuple[Result, ...]
     span: Span
@@ -126,20 +127,20 @@ class Return:
 Statement = Assignment | Return
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Let:
     name: Identifier
     value: Expression
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Parameter:
     name: Identifier
     default: Expression | None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Block:
     name: Identifier
     shared: bool
@@ -148,7 +149,7 @@ class Block:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Type:
     """`float32[1, 28, 28]`; without brackets a scalar per sample."""
 
@@ -157,13 +158,13 @@ class Type:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Input:
     name: Identifier
     type: Type
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Network:
     name: Identifier | None
     inputs: tuple[Input, ...]
@@ -171,7 +172,7 @@ class Network:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Entry:
     """`key = value` of a section."""
 
@@ -180,7 +181,7 @@ class Entry:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Choice:
     """`name in domain` of a tune section."""
 
@@ -189,7 +190,7 @@ class Choice:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Section:
     """`data`, `train`, `tune` or `export`; `keyword` is the word with its place."""
 
@@ -198,7 +199,7 @@ class Section:
     span: Span
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class File:
     lets: tuple[Let, ...]
     blocks: tuple[Block, ...]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .diagnostics import suggestion
+from .record import record
 from .source import Span
 from .syntax import RESERVED
 
@@ -30,7 +30,7 @@ _OTHER_LANGUAGES = {
 _WHERE = {"item": "the section", "let": "the `let`", "statement": "the statement", "entry": "the entry", "value": "the value"}
 
 
-@dataclass(frozen=True)
+@record
 class Stop:
     """The token at `index` that does not fit, or the end, and what would have fitted."""
 
@@ -39,7 +39,7 @@ class Stop:
     accepted: frozenset[str]
 
 
-@dataclass(frozen=True)
+@record
 class Unexpected:
     """What a diagnostic says about a token that does not fit."""
 

@@ -23,6 +23,7 @@ from .passes import optimised, stabilised
 from .passes.stable import stabilise
 from .passes.unroll import unroll
 from .primitives import dot, total
+from .record import record
 from .sparse import RowGradient, lookups, row_gradient
 
 
@@ -130,7 +131,7 @@ class UpdateRule:
         return apply("scalar", name=name, dtype=self.dtype)
 
 
-@dataclass(frozen=True)
+@record
 class _Gradient:
     """The gradient of a bundle, flat or of the rows of an index, and the sum of its squares."""
 

@@ -12,6 +12,7 @@ from typing import Any
 from . import syntax
 from .experiment import Ref
 from .operation import Bound
+from .record import record
 from .source import Span
 
 
@@ -19,7 +20,7 @@ class Quoted(str):
     """A string that stood in quotes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Deferred:
     """A word, a call or a sum of calls, to be read by the kind that its place wants."""
 
@@ -27,7 +28,7 @@ class Deferred:
     scope: Scope
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Tensors:
     """One tensor, or the several results of one call."""
 
@@ -70,7 +71,7 @@ class Scope:
         return found + self.parent.visible() if self.parent is not None else found
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Given:
     """An argument with its evaluated value and its place."""
 

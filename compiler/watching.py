@@ -7,7 +7,6 @@ or saturates is declared by the operation (`dies` and `flat`, ops/activations.py
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import prod
 
 from .bundles import Bundle
@@ -19,10 +18,11 @@ from .ops.channels import other_axes
 from .passes import optimised
 from .passes.stable import stabilise
 from .primitives import total
+from .record import record
 from .training import gradient_squares
 
 
-@dataclass(frozen=True)
+@record
 class Watching:
     """Outputs of the graph: `gradient/<layer>`, the sum of squares of the gradient by all trained parameters of a layer;
     `living/<layer>`, for each unit a number above 0 if it lives for any of the rows; `flat/<layer>`, how many activations are flat.

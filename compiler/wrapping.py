@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from .record import record
 from .tokens import CLOSING, OPENING
 
 WIDTH = 132
@@ -18,7 +19,7 @@ _PRODUCTS = ("*", "/", "//")
 VALUE_ENDS = frozenset(("NAME", "NUMBER", "STRING", "TRUE", "FALSE", "RPAR", "RSQB"))
 
 
-@dataclass(frozen=True)
+@record
 class Comment:
     """From `#` to the end of its line; `alone` where nothing stands before it there."""
 
