@@ -181,8 +181,9 @@ def apply(primitive: str, *operands: Value, **attributes: Any) -> Value:
 
 def rebuild(value: Value, operands: tuple[Value, ...]) -> Value:
     """The same primitive on other operands, with the same origin."""
-    definition = value.primitive
-    result = definition.infer(*(o.type for o in operands), **value.attributes)
+    definition, types = value.primitive, [o.type for o in operands]
+    alike = types == [o.type for o in value.operands]  # most often: only what an operand is computed from has changed
+    result = value.type if alike else definition.infer(*types, **value.attributes)
     return Value(definition, operands, value.attributes, result, value.origin)
 
 
@@ -234,33 +235,31 @@ class Graph:
 
 def topological(roots: Iterable[Value]) -> list[Value]:
     """Depth-first postorder without recursion."""
-    done: set[Value] = set()
-    order: list[Value] = []
-    for root in roots:
-        if root in done:
-            continue
-        stack: list[tuple[Value, Iterator[Value]]] = [(root, iter(root.operands))]
-        done.add(root)
-        while stack:
-            value, remaining = stack[-1]
-            for operand in remaining:
-                if operand not in done:
-                    done.add(operand)
-                    stack.append((operand, iter(operand.operands)))
-                    break
-            else:
-                stack.pop()
-                order.append(value)
-    return order
+    done: dict[Value, None] = {}
+    stack = [*roots][::-1]
+    while stack:
+        value = stack[-1]
+        if value not in done:
+            missing = [o for o in value.operands if o not in done]
+            if missing:
+                stack += missing[::-1]
+                continue
+            done[value] = None
+        stack.pop()
+    return [*done]
+
+
+def rewired(value: Value, new: Mapping[Value, Value]) -> Value:
+    """The value on what its operands have become; itself where they are as they were."""
+    operands = tuple([new[o] for o in value.operands])
+    return value if operands == value.operands else rebuild(value, operands)
 
 
 def substitute(roots: list[Value], replace: Mapping[Value, Value]) -> list[Value]:
     """The roots with some values replaced by others wherever they are used."""
     new: dict[Value, Value] = {}
     for value in topological(roots):
-        operands = tuple(new[o] for o in value.operands)
-        same = all(a is b for a, b in zip(operands, value.operands, strict=True))
-        new[value] = replace.get(value) or (value if same else rebuild(value, operands))
+        new[value] = replace.get(value) or rewired(value, new)
     return [new[r] for r in roots]
 
 
@@ -268,9 +267,7 @@ def rewrite(roots: list[Value], rule: Callable[[Value], Value]) -> list[Value]:
     """Rebuild bottom-up; `rule` sees each value with its operands already rewritten."""
     new: dict[Value, Value] = {}
     for value in topological(roots):
-        operands = tuple(new[o] for o in value.operands)
-        same = all(a is b for a, b in zip(operands, value.operands, strict=True))
-        new[value] = rule(value if same else rebuild(value, operands))
+        new[value] = rule(rewired(value, new))
     return [new[r] for r in roots]
 
 

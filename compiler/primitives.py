@@ -27,6 +27,8 @@ def _define(name: str, infer: Callable[..., TensorType], gradient: Gradient | No
 
 def broadcast(*shapes: Shape) -> Shape:
     """The common shape, aligned at the last axis; an axis of length 1 stretches."""
+    if shapes.count(shapes[0]) == len(shapes):
+        return shapes[0]
     result: list[Dim] = []
     for place in range(1, max(map(len, shapes)) + 1):
         found: Dim = 1

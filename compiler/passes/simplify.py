@@ -42,8 +42,10 @@ def _simplest(value: Value, inference: bool) -> Value:
 
 
 def _folded(value: Value) -> Value | None:
+    if value.op not in _FOLD:
+        return None
     numbers = [constant_of(o) for o in value.operands]
-    if value.op not in _FOLD or not numbers or any(n is None for n in numbers):
+    if any(n is None for n in numbers):
         return None
     try:
         result = _FOLD[value.op](*numbers)
@@ -63,9 +65,7 @@ def _unspread(value: Value) -> Value:
                 break
             source = inner
         operands.append(source)
-    if all(a is b for a, b in zip(operands, value.operands, strict=True)):
-        return value
-    slim = rebuild(value, tuple(operands))
+    slim = rebuild(value, tuple(operands)) if tuple(operands) != value.operands else value
     if slim.type == value.type:
         return slim
     for index, operand in enumerate(value.operands):  # keep one operand spread where the shape needs it

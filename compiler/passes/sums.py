@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import prod
 
-from ..ir import Value, apply, constant, constant_of, rebuild, topological
+from ..ir import Value, apply, constant, constant_of, rewired, topological
 
 Axes = tuple[int, ...]
 _DEEPEST = 8
@@ -20,9 +20,7 @@ def share_sums(roots: list[Value]) -> list[Value]:
     new: dict[Value, Value] = {}
     for value in values:
         found = _rewritten(value, summed, new) if _is_sum(value) else None
-        operands = tuple(new[o] for o in value.operands)
-        same = all(a is b for a, b in zip(operands, value.operands, strict=True))
-        new[value] = found or (value if same else rebuild(value, operands))
+        new[value] = found or rewired(value, new)
     return [new[r] for r in roots]
 
 
@@ -32,7 +30,9 @@ def _is_sum(value: Value) -> bool:
 
 def _rewritten(value: Value, summed: set[tuple[Value, Axes]], new: dict[Value, Value]) -> Value | None:
     x, axes = value.operands[0], value.attributes["axes"]
-    found = _sum(x, axes, summed - {(x, axes)}, new)
+    summed.remove((x, axes))  # not by itself
+    found = _sum(x, axes, summed, new)
+    summed.add((x, axes))
     if found is not None and _is_zero(found):
         return apply("broadcast_to", found, shape=value.shape)
     return found if found is not None and found.type == value.type else None
