@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -375,6 +376,26 @@ def test_a_row_that_a_table_lacks_is_refused_by_either_engine(index: int) -> Non
     executor.run({"i": np.array([3, 6]), "t": rows})
     with pytest.raises(nnc.SpecError, match="E515"):
         executor.run({"i": np.array([3, index]), "t": rows})
+
+
+LOOKS: dict[str, tuple[tuple[int, int], Callable[[Value], Value], Callable[[Any], Any]]] = {
+    "whole": ((8, 5), lambda g: g, lambda a: a),
+    "columns of wider rows": ((8, 9), lambda g: apply("slice", g, axis=1, start=3, stop=8), lambda a: a[:, 3:8]),
+    "one row for all": ((1, 5), lambda g: apply("broadcast_to", g, shape=(8, 5)), lambda a: np.repeat(a, 8, 0)),
+    "turned": ((5, 8), lambda g: apply("transpose", g, order=(1, 0)), np.transpose),
+}
+
+
+@pytest.mark.parametrize("index", [[3, 0, 3, 1, 1, 3, 5, 3], [[6, 6, 6, 6], [6, 6, 6, 6]]], ids=["row", "table"])
+@pytest.mark.parametrize("name", LOOKS)
+def test_rows_are_added_up_however_they_lie(name: str, index: Any, three: Team) -> None:
+    """A view copies nothing: the next step is given rows with gaps between them, or one row again and again."""
+    (shape, look, exact), at = LOOKS[name], np.array(index)
+    g, i = apply("input", name="g", type=TensorType("float32", shape)), apply("input", name="i", type=TensorType("int64", at.shape))
+    rows = look(g) if at.ndim == 1 else apply("reshape", look(g), shape=(2, 4, 5))
+    array = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = run(apply("scatter_add", rows, i, rows=7), {"g": array, "i": at}, fast=True)
+    np.testing.assert_allclose(found, np.eye(7)[:, at.ravel()] @ exact(array.astype(float)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
