@@ -89,9 +89,11 @@ CODES: dict[str, Code] = {
         """,
     ),
     "E401": Code(
-        "`{path}` is not there",
+        "`{path}` cannot be opened",
         """
-        The file was not found. Paths are relative to the spec file, or to the directory that --data-root names.
+        There is nothing at this path, or something else than what is wanted: a directory in place of a file, a directory
+        that is no run, a file that you may not read. Paths in a spec are relative to the spec file, or to the directory that
+        --data-root names; those given to a command are relative to where it is called.
         """,
     ),
     "E402": Code(

@@ -355,9 +355,10 @@ def inspect(options: Namespace) -> int:
 
     file = read_onnx(Path(options.model))
     if options.out is not None:
-        from .runtime.files import write_text
+        from .runtime.files import require_other, write_text
         from .runtime.graph_picture import graph_picture
 
+        require_other(Path(options.out), Path(options.model))
         write_text(Path(options.out), graph_picture(file))
     print(json.dumps(file.content(), indent=2) if options.format == "json" else terminal.onnx_file(file))
     if options.out is not None:

@@ -77,6 +77,12 @@ def replacing(path: Path, way_out: str = _ELSEWHERE) -> Iterator[Callable[[bytes
         refuse("E701", str(error.strerror or error), way_out, path=str(path))
 
 
+def require_other(target: Path, source: Path) -> None:
+    """E704 where what is to be written would take the place of what it is made from."""
+    if target.is_file() and source.is_file() and os.path.samefile(target, source):
+        refuse("E704", "it is the input", "give another file with -o", path=str(target))
+
+
 def _write_all(handle: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:

@@ -16,6 +16,7 @@ from .data.dataset import Learned
 from .data.rows import preparations, served
 from .ensemble import Ensemble
 from .executor import Arena, Executor
+from .files import require_other
 from .kernels import Array, Randomness
 from .model import Model
 from .result_files import Kind, write_results
@@ -44,7 +45,8 @@ def of_model(model: Model | Ensemble) -> Predictor:
 
 
 def predict(by: Predictor, source: Path, target: Path, progress: Callable[[int], None] = lambda rows: None) -> int:
-    """Write the outputs for every row; the number of rows. `progress` is told how many rows more are done."""
+    """Write the outputs for every row; the number of rows. `progress` is told how many rows more are done. E704 where `target` is `source`."""
+    require_other(target, source)
 
     def found() -> Iterator[dict[str, Array]]:
         for chunk in served(by.experiment, source, by.inputs, by.dtype, by.preparations):

@@ -177,7 +177,7 @@ RUNTIME = {
     "data.rows": "kernels model ensemble data.dataset data.row_files data.splits nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
     "nnc.compiler.experiment nnc.compiler.prepare",
     "result_files": "files data.shortest nnc.compiler.diagnostics nnc.compiler.parquet",
-    "predict": "kernels executor model ensemble data.dataset data.rows result_files nnc.compiler.ir nnc.compiler.experiment",
+    "predict": "kernels executor files model ensemble data.dataset data.rows result_files nnc.compiler.ir nnc.compiler.experiment",
     "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.pipeline",
     "metrics": "kernels executor model ensemble data.stored nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits data.stored metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -180,6 +181,12 @@ def test_no_file(tmp_path: Path) -> None:
     refused(nnc("inspect", tmp_path / "none.onnx"), "E401", "no such file")
     refused(nnc("inspect", tmp_path), "E401", "it is no file")
     refused(nnc("inspect", "/dev/zero"), "E401", "it is no file")
+
+
+def test_a_picture_never_takes_the_place_of_its_model(lenet: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copy(lenet, tmp_path / "m.onnx"))
+    refused(nnc("inspect", model, "-o", model), "E704", "it is the input")
+    assert model.read_bytes() == lenet.read_bytes()
 
 
 def test_a_model_that_ends_the_process_of_onnx(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def test_a_directory_that_is_neither(tmp_path: Path) -> None:
     refused(nnc("predict", tmp_path, rows, "-o", tmp_path / "out.csv"), "E703", MANIFEST)
 
 
+def test_predictions_never_take_the_place_of_their_rows(run: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.csv", people(20))
+    (tmp_path / "link.csv").symlink_to(rows)
+    for target in (rows, tmp_path / "link.csv"):
+        refused(nnc("predict", run, rows, "-o", target), "E704", "it is the input")
+    assert rows.read_text("utf-8") == people(20)
+
+
 # Rows
 
 
