@@ -118,9 +118,10 @@ CODES: dict[str, Code] = {
     "E704": Code(
         "`{path}` is in use",
         """
-        The place is taken: by another training that is running, by a file, by files that nnc did not write and will not
-        overwrite, or by the input of the command itself. Choose another place. `nnc export` replaces a bundle that is as it was written, and no other
-        directory; neither does it replace one in which you have changed or added a file.
+        The place is taken: by another training that is running, by a file, by files that nnc did not write and will
+        not overwrite, or by the input of the command itself. Choose another place. `nnc export` replaces a bundle that
+        is as it was written, and no other directory; neither does it replace one in which you have changed or added a
+        file.
         """,
     ),
     "E705": Code(
