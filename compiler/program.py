@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any
@@ -16,6 +16,7 @@ from .ir import ITEM_BYTES, Graph, TensorType, apply
 from .lower import Forward, lower
 from .objective import Balance, Objective, Target
 from .passes import optimised
+from .passes.pools import pool_first
 from .plan import plan
 from .prepare import Prepared
 from .training import Evaluation, Step
@@ -51,6 +52,13 @@ class Program:
     @cached_property
     def training_forward(self) -> Forward:
         return lower(self.experiment.network, self.findings, training=True, dtype=self.dtype, frozen=self.frozen)
+
+    @cached_property
+    def step_forward(self) -> Forward:
+        """The training's forward graph as a step goes through it; `results`, which is by layer, stays the graph's as it was written."""
+        written = self.training_forward
+        first = Graph(written.outputs, written.updates).map(pool_first)
+        return replace(written, outputs=dict(first.outputs), updates=dict(first.updates))
 
     @cached_property
     def inference_graph(self) -> Graph:
@@ -102,11 +110,11 @@ class Program:
         return training.gradient_graph(self.objective(self.training_forward, targets, samples))
 
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
-        return training.step_graph(self.objective(self.training_forward, targets, samples, self.mixes), self.bundles)
+        return training.step_graph(self.objective(self.step_forward, targets, samples, self.mixes), self.bundles)
 
     def step_apart(self, targets: Mapping[str, Target] | None = None, samples: int | None = None, *, metrics: bool = False) -> Step:
         """The step with every parameter and its slots under their own names, as training.onnx has it, with the sums of metrics or without."""
-        objective = self.objective(self.training_forward, targets, samples, self.mixes)
+        objective = self.objective(self.step_forward, targets, samples, self.mixes)
         return training.step_graph(objective, bundles.apart(self.bundles), metrics=metrics)
 
     def watching(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Watching:

@@ -1,8 +1,7 @@
-"""Work space of the NumPy kernels: for each primitive that wants some, the types of its arrays at batch size n.
+"""Work space of the kernels: for each primitive that wants some, the types of its arrays at batch size n.
 
-Convolutions and pools go through the batch in lanes that may run side by side, and each lane in tiles whose work space stays in a core's
-second cache. Neither depends on the machine: what is computed, and the memory it takes, is the same on any number of cores. A
-kernel reads the number of lanes (the first axis) and the size of its tile from the arrays that it is given; an array without elements
+Convolutions and pools go through the batch in tiles whose work space stays in a core's caches, so that it does not grow with the batch. It does not
+depend on the machine. A kernel of NumPy's engine reads the size of its tile from the arrays that it is given; an array without elements
 stands where it needs none after all (no padding, say).
 """
 
@@ -13,8 +12,8 @@ from typing import Any
 
 from .ir import TensorType, Value, concrete
 
-TILE = 2**17  # elements of a tile's largest array: 512 KiB in float32
-LANES = 8
+# Elements of a tile's largest array, 4 MiB in float32: NumPy's steps are long enough then for the BLAS to share each product among its threads.
+TILE = 2**20
 
 INTEGER_OF = {"float32": "int32", "float64": "int64", "int64": "int64"}  # of the same width, for selecting by masks
 
@@ -25,13 +24,13 @@ def image(value: Value, n: int) -> tuple[int, int, int, int]:
     return samples, height, width, channels
 
 
-def tile_of(n: int, rows: int, row: int) -> tuple[int, int, int]:
-    """Lanes, and samples and rows of a tile, where a row takes `row` elements: whole samples, or some rows of one."""
+def tile_of(n: int, rows: int, row: int) -> tuple[int, int]:
+    """Samples and rows of a tile, where a row takes `row` elements: whole samples, or some rows of one."""
     if rows * row <= TILE:
-        samples = min(-(-n // LANES), max(1, TILE // max(1, rows * row)))
-        return min(LANES, -(-n // samples)), samples, rows
+        tiles = -(-n // (TILE // max(1, rows * row)))
+        return -(-n // tiles), rows
     parts = -(-rows // max(1, TILE // row))
-    return min(LANES, n), 1, -(-rows // parts)
+    return 1, -(-rows // parts)
 
 
 def is_depthwise(image: Value, groups: int) -> bool:
@@ -52,18 +51,18 @@ def _convolution(value: Value, n: int, x: Value, y: Value, window: Any, spread: 
     _, rows, columns, out = image(y, n)
     taps, groups = window[0] * window[1], a["groups"]
     if is_depthwise(x, groups):
-        lanes, samples, _ = tile_of(n, 1, rows * columns * channels)
+        samples, _ = tile_of(n, 1, rows * columns * channels)
         return (
-            TensorType(kind, (lanes, samples, *padded(height, width, a["padding"]), channels)),
-            TensorType(kind, (lanes, samples, rows, columns, channels)),
+            TensorType(kind, (samples, *padded(height, width, a["padding"]), channels)),
+            TensorType(kind, (samples, rows, columns, channels)),
         )
     depth = taps * channels // groups
-    lanes, samples, some = tile_of(n, rows, columns * depth)
-    edges = (lanes, samples, *padded(height, width, a["padding"]), channels) if spread or any(map(any, a["padding"])) else (lanes, 0)
+    samples, some = tile_of(n, rows, columns * depth)
+    edges = (samples, *padded(height, width, a["padding"]), channels) if spread or any(map(any, a["padding"])) else (0,)
     return (
         TensorType(kind, edges),
-        TensorType(kind, (lanes, samples, some, columns, depth)),
-        TensorType(kind, (lanes, samples, some, columns, out)),
+        TensorType(kind, (samples, some, columns, depth)),
+        TensorType(kind, (samples, some, columns, out)),
         TensorType(kind, (groups, depth, out // groups)),
     )
 
@@ -89,11 +88,7 @@ def _conv2d(value: Value, n: int) -> tuple[TensorType, ...]:
 def _conv2d_weight_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
     x, g = value.operands
     space = _convolution(value, n, x, g, value.attributes["window"], spread=False)
-    lanes = space[0].shape[0]
-    if is_depthwise(x, value.attributes["groups"]):
-        return (*space, value.type.with_shape((lanes, *value.shape)))
-    sums = value.type.with_shape((lanes, *space[-1].shape))
-    return (*space[:-1], sums, sums)
+    return space if is_depthwise(x, value.attributes["groups"]) else (*space, space[-1])
 
 
 def _conv2d_input_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
@@ -105,41 +100,55 @@ def _conv2d_input_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
     _, height, width, channels = image(value, n)
     _, _, _, out = image(g, n)
     depth = window[0] * window[1] * out // groups
-    lanes, samples, rows = tile_of(n, height, width * depth)
+    samples, rows = tile_of(n, height, width * depth)
     reach = [(window[i] - 1) * value.attributes["dilation"][i] for i in range(2)]
     kind = value.dtype
     return (
-        TensorType(kind, (lanes, samples, height + reach[0], width + reach[1], out)),
-        TensorType(kind, (lanes, samples, rows, width, depth)),
-        TensorType(kind, (lanes, 0)),
+        TensorType(kind, (samples, height + reach[0], width + reach[1], out)),
+        TensorType(kind, (samples, rows, width, depth)),
+        TensorType(kind, (0,)),
         TensorType(kind, (groups, depth, channels // groups)),
     )
 
 
-def _pool_tile(value: Value, n: int, of: Value, small: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A tile of the padded image and of the pooled one, for each lane."""
+def pads(value: Value) -> bool:
+    return any(map(any, value.attributes["padding"]))
+
+
+def divides(value: Value, large: Value, small: Value) -> bool:
+    """Whether every element of a pool's large image stands in exactly one window."""
+    window, stride = value.attributes["window"], value.attributes["stride"]
+    exact = all(size == step * count for size, step, count in zip(large.shape[2:], stride, small.shape[2:], strict=True))
+    return exact and window == stride and not pads(value)
+
+
+def _pool_tile(value: Value, n: int, of: Value, small: Value) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """A tile of the padded image, of the pooled one, and no more than a tile's number of samples."""
     _, height, width, channels = image(of, n)
     high, wide = padded(height, width, value.attributes["padding"])
-    lanes, samples, _ = tile_of(n, 1, high * wide * channels)
-    return (lanes, samples, high, wide, channels), (lanes, samples, *image(small, n)[1:])
+    samples, _ = tile_of(n, 1, high * wide * channels)
+    return (samples, high, wide, channels), (samples, *image(small, n)[1:]), (samples, 0)
 
 
 def _pool(value: Value, n: int) -> tuple[TensorType, ...]:
-    whole, small = _pool_tile(value, n, value.operands[0], value)
-    return TensorType(value.dtype, whole), TensorType(value.dtype, (*whole[:2], small[2], *whole[3:]))
+    whole, small, none = _pool_tile(value, n, value.operands[0], value)
+    return TensorType(value.dtype, whole if pads(value) else none), TensorType(value.dtype, (whole[0], small[1], *whole[2:]))
 
 
-def _max_pool_choice(value: Value, n: int) -> tuple[TensorType, ...]:
+def _max_pool_choice(value: Value, n: int, spread: bool) -> tuple[TensorType, ...]:
+    """The padded image, a second one or what the windows are added into, and masks."""
     x, top, _ = value.operands
-    whole, small = _pool_tile(value, n, x, top)
+    whole, small, none = _pool_tile(value, n, x, top)
     kind = value.dtype
-    return (TensorType(kind, whole), TensorType(kind, whole), TensorType("bool", small), TensorType("bool", small),
-            TensorType(INTEGER_OF[kind], small))  # fmt: skip
+    second = not divides(value, x, top) if spread else pads(value)
+    return (TensorType(kind, whole if pads(value) else none), TensorType(kind, whole if second else none), TensorType("bool", small),
+            TensorType("bool", small), TensorType(INTEGER_OF[kind], small))  # fmt: skip
 
 
 def _avg_pool_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
-    whole, small = _pool_tile(value, n, value, value.operands[0])
-    return TensorType(value.dtype, whole), TensorType(value.dtype, small)
+    (g,) = value.operands
+    whole, small, none = _pool_tile(value, n, value, g)
+    return TensorType(value.dtype, none if divides(value, value, g) else whole), TensorType(value.dtype, small)
 
 
 def _softmax(value: Value, n: int) -> tuple[TensorType, ...]:
@@ -178,6 +187,7 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
 # does where it may. Its 16 streams of memory are kept apart, or they would fall into the same lines of the cache.
 APART = 80
 LEAST_CHANNELS = 8
+LANES = 8
 FAST_TILE = 2**16  # elements of a tile's array: its arrays lie in the second cache together
 PRODUCT = 10**6  # multiply-adds of a tile's product: OpenBLAS takes what is no larger as it lies, which is twice as fast for so few columns
 _CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
@@ -259,8 +269,8 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "conv2d_weight_gradient": _conv2d_weight_gradient,
     "conv2d_input_gradient": _conv2d_input_gradient,
     "max_pool": _pool,
-    "max_pool_gradient": _max_pool_choice,
-    "max_pool_gather": _max_pool_choice,
+    "max_pool_gradient": lambda value, n: _max_pool_choice(value, n, spread=True),
+    "max_pool_gather": lambda value, n: _max_pool_choice(value, n, spread=False),
     "avg_pool": _pool,
     "avg_pool_gradient": _avg_pool_gradient,
     "softmax": _softmax,

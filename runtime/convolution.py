@@ -20,8 +20,6 @@ from numpy.lib.stride_tricks import as_strided
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.workspace import full_padding, is_depthwise
 
-from .threads import for_each, shares
-
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 Edges = tuple[tuple[int, int], tuple[int, int]]
@@ -46,13 +44,9 @@ def in_frame(x: Array, frame: Array, padding: Edges, fill: float = 0.0) -> Array
     return frame
 
 
-class Tiles:
-    """The parts of a batch that the lanes of a kernel go through: samples, and rows of the output where one sample is too much."""
-
-    def __init__(self, samples: int, rows: int, lanes: int, tile: tuple[int, int]):
-        parts = [slice(i, min(samples, i + tile[0])) for i in range(0, samples, tile[0])]
-        self.lanes = shares(parts, lanes)
-        self.rows = [slice(i, min(rows, i + tile[1])) for i in range(0, rows, tile[1])]
+def parts(count: int, size: int) -> list[slice]:
+    """0 ... count - 1 in runs of `size`, the last one perhaps shorter."""
+    return [slice(i, min(count, i + size)) for i in range(0, count, size)]
 
 
 class Patches:
@@ -128,17 +122,12 @@ def _geometry(value: Value) -> tuple[Any, Any, Any, int]:
 
 def _multiply_patches(patches: Patches, x: Array, y: Array, frame: Array, columns: Array, matrix: Array, outs: list[slice]) -> None:
     """y = patches . matrix, group by group."""
-    tiles = Tiles(len(x), y.shape[1], len(columns), columns.shape[1:3])
-
-    def lane(i: int) -> None:
-        for samples in tiles.lanes[i]:
-            framed = patches.framed(x[samples], frame[i])
-            for rows in tiles.rows:
-                target = y[samples, rows].reshape(-1, y.shape[3])
-                for group, out in enumerate(outs):
-                    np.matmul(patches.gather(framed, rows, columns[i], group), matrix[group], target[:, out])
-
-    for_each(len(columns), lane)
+    for samples in parts(len(x), columns.shape[0]):
+        framed = patches.framed(x[samples], frame)
+        for rows in parts(y.shape[1], columns.shape[1]):
+            target = y[samples, rows].reshape(-1, y.shape[3])
+            for group, out in enumerate(outs):
+                np.matmul(patches.gather(framed, rows, columns, group), matrix[group], target[:, out])
 
 
 def conv2d(value: Value, n: int, randomness: object) -> Kernel:
@@ -170,26 +159,18 @@ def conv2d_weight_gradient(value: Value, n: int, randomness: object) -> Kernel:
 
     def weight_gradient(x: Array, g: Array, out: Array, frame: Array, columns: Array, space: Array, part: Array, sums: Array) -> None:
         x, g = last(x), last(g)
-        tiles = Tiles(len(x), g.shape[1], len(columns), columns.shape[1:3])
-
-        def lane(i: int) -> None:
-            first = True
-            for some in tiles.lanes[i]:
-                framed = patches.framed(x[some], frame[i])
-                for rows in tiles.rows:
-                    cotangent = as_rows(g, some, rows, space[i])
-                    into = sums[i] if first else part[i]
-                    for group, o in enumerate(outs):
-                        np.matmul(patches.gather(framed, rows, columns[i], group).T, cotangent[:, o], into[group])
-                    if not first:
-                        np.add(sums[i], part[i], sums[i])
-                    first = False
-
-        for_each(len(columns), lane)
-        for other in sums[1:]:
-            np.add(sums[0], other, sums[0])
+        into = sums
+        for some in parts(len(x), columns.shape[0]):
+            framed = patches.framed(x[some], frame)
+            for rows in parts(g.shape[1], columns.shape[1]):
+                cotangent = as_rows(g, some, rows, space)
+                for group, o in enumerate(outs):
+                    np.matmul(patches.gather(framed, rows, columns, group).T, cotangent[:, o], into[group])
+                if into is part:
+                    np.add(sums, part, sums)
+                into = part
         for group, o in enumerate(outs):
-            np.copyto(out[o], sums[0, group].reshape(*out.shape[2:], out.shape[1], -1).transpose(3, 2, 0, 1))
+            np.copyto(out[o], sums[group].reshape(*out.shape[2:], out.shape[1], -1).transpose(3, 2, 0, 1))
 
     return weight_gradient
 
@@ -230,22 +211,17 @@ def _scattered(value: Value, n: int) -> Kernel:
         g, image = last(g), last(out)
         for group, o in enumerate(outs):
             np.copyto(matrix[group].reshape(*w.shape[2:], w.shape[1], -1), w[o].transpose(2, 3, 1, 0))
-        tiles = Tiles(len(g), high, len(columns), columns.shape[1:3])
-
-        def lane(i: int) -> None:
-            for some in tiles.lanes[i]:
-                whole = frame[i, : some.stop - some.start]
-                whole.fill(0.0)
-                for rows in tiles.rows:
-                    cotangent = as_rows(g, some, rows, space[i])
-                    for group in range(groups):
-                        flat = columns[i].reshape(-1)[: len(cotangent) * matrix.shape[1]]
-                        np.matmul(cotangent[:, outs[group]], matrix[group].T, flat.reshape(len(cotangent), -1))
-                        taps = flat.reshape(len(whole), rows.stop - rows.start, wide, kh, kw, -1)
-                        add_patches(taps, whole[:, rows.start * down :, :, ins[group]])
-                np.copyto(image[some], whole[:, inside[0], inside[1]])
-
-        for_each(len(columns), lane)
+        for some in parts(len(g), columns.shape[0]):
+            whole = frame[: some.stop - some.start]
+            whole.fill(0.0)
+            for rows in parts(high, columns.shape[1]):
+                cotangent = as_rows(g, some, rows, space)
+                for group in range(groups):
+                    flat = columns.reshape(-1)[: len(cotangent) * matrix.shape[1]]
+                    np.matmul(cotangent[:, outs[group]], matrix[group].T, flat.reshape(len(cotangent), -1))
+                    taps = flat.reshape(len(whole), rows.stop - rows.start, wide, kh, kw, -1)
+                    add_patches(taps, whole[:, rows.start * down :, :, ins[group]])
+            np.copyto(image[some], whole[:, inside[0], inside[1]])
 
     def add_patches(taps: Array, whole: Array) -> None:
         high = taps.shape[1]
@@ -292,20 +268,15 @@ def _depthwise(value: Value, n: int) -> Kernel:
     def depthwise(x: Array, w: Array, out: Array, frame: Array, product: Array) -> None:
         x, y = last(x), last(out)
         taps = w.reshape(-1, multiplier, *w.shape[2:])
-        tiles = Tiles(len(x), 1, len(frame), (frame.shape[1], 1))
-
-        def lane(i: int) -> None:
-            for some in tiles.lanes[i]:
-                framed = shifts.framed(x[some], frame[i])
-                space = product[i, : len(framed)]
-                for k in range(multiplier):
-                    target = y[some, :, :, k::multiplier]
-                    target[...] = 0.0
-                    for (u, v), part in shifts(framed):
-                        np.multiply(part, taps[:, k, u, v], space)
-                        np.add(target, space, target)
-
-        for_each(len(frame), lane)
+        for some in parts(len(x), len(frame)):
+            framed = shifts.framed(x[some], frame)
+            space = product[: len(framed)]
+            for k in range(multiplier):
+                target = y[some, :, :, k::multiplier]
+                target[...] = 0.0
+                for (u, v), part in shifts(framed):
+                    np.multiply(part, taps[:, k, u, v], space)
+                    np.add(target, space, target)
 
     return depthwise
 
@@ -320,20 +291,15 @@ def _depthwise_input_gradient(value: Value, n: int) -> Kernel:
     def input_gradient(g: Array, w: Array, out: Array, frame: Array, product: Array) -> None:
         g, image = last(g), last(out)
         taps = w.reshape(-1, multiplier, *w.shape[2:])
-        tiles = Tiles(len(g), 1, len(frame), (frame.shape[1], 1))
-
-        def lane(i: int) -> None:
-            for some in tiles.lanes[i]:
-                whole = frame[i, : some.stop - some.start]
-                whole.fill(0.0)
-                space = product[i, : len(whole)]
-                for k in range(multiplier):
-                    for (u, v), part in shifts(whole):
-                        np.multiply(g[some, :, :, k::multiplier], taps[:, k, u, v], space)
-                        np.add(part, space, part)
-                np.copyto(image[some], whole[:, inside[0], inside[1]])
-
-        for_each(len(frame), lane)
+        for some in parts(len(g), len(frame)):
+            whole = frame[: some.stop - some.start]
+            whole.fill(0.0)
+            space = product[: len(whole)]
+            for k in range(multiplier):
+                for (u, v), part in shifts(whole):
+                    np.multiply(g[some, :, :, k::multiplier], taps[:, k, u, v], space)
+                    np.add(part, space, part)
+            np.copyto(image[some], whole[:, inside[0], inside[1]])
 
     return input_gradient
 
@@ -343,23 +309,17 @@ def _depthwise_weight_gradient(value: Value, n: int) -> Kernel:
     shifts = _Shifts(value, n, value.shape[2:], g_value)
     multiplier = window_count(value) // concrete(x_value.shape, n)[1]
 
-    def weight_gradient(x: Array, g: Array, out: Array, frame: Array, product: Array, sums: Array) -> None:
+    def weight_gradient(x: Array, g: Array, out: Array, frame: Array, product: Array) -> None:
         x, g = last(x), last(g)
-        sums.fill(0.0)
-        tiles = Tiles(len(x), 1, len(frame), (frame.shape[1], 1))
-
-        def lane(i: int) -> None:
-            taps = sums[i].reshape(-1, multiplier, *out.shape[2:])
-            for some in tiles.lanes[i]:
-                framed = shifts.framed(x[some], frame[i])
-                space = product[i, : len(framed)]
-                for k in range(multiplier):
-                    for (u, v), part in shifts(framed):
-                        np.multiply(part, g[some, :, :, k::multiplier], space)
-                        taps[:, k, u, v] += over_places(np.add, space)
-
-        for_each(len(frame), lane)
-        np.add.reduce(sums, axis=0, out=out)
+        out.fill(0.0)
+        taps = out.reshape(-1, multiplier, *out.shape[2:])
+        for some in parts(len(x), len(frame)):
+            framed = shifts.framed(x[some], frame)
+            space = product[: len(framed)]
+            for k in range(multiplier):
+                for (u, v), part in shifts(framed):
+                    np.multiply(part, g[some, :, :, k::multiplier], space)
+                    taps[:, k, u, v] += over_places(np.add, space)
 
     return weight_gradient
 

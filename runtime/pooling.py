@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.ir import Value, concrete
-from nnc.compiler.workspace import INTEGER_OF
+from nnc.compiler.workspace import INTEGER_OF, divides, pads
 
-from .convolution import Array, Kernel, Tiles, in_frame, interior, last
-from .threads import for_each
+from .convolution import Array, Kernel, in_frame, interior, last, parts
 
 
 class Windows:
@@ -26,22 +25,11 @@ class Windows:
         self.samples, _, height, width = concrete(large.shape, n)
         _, _, self.high, self.wide = concrete(small.shape, n)
         self.inside = interior(self.padding, (height, width))
-        self.pads = any(map(any, self.padding))
+        self.pads = pads(value)
         self.down = [slice(i, i + (self.high - 1) * self.stride[0] + 1, self.stride[0]) for i in range(self.window[0])]
         self.right = [slice(j, j + (self.wide - 1) * self.stride[1] + 1, self.stride[1]) for j in range(self.window[1])]
         self.places = [(slice(None), i, j) for i in self.down for j in self.right]
-        # Every element of the large image stands in exactly one window.
-        self.partition = not self.pads and self.window == self.stride and (self.high * self.stride[0], self.wide * self.stride[1]) == (height, width)
-
-    def each_tile(self, frame: Array, body: Callable[[int, slice], None]) -> None:
-        """Call `body` with a lane and some of its samples, for all of them."""
-        lanes = Tiles(self.samples, 1, len(frame), (frame.shape[1], 1)).lanes
-
-        def lane(i: int) -> None:
-            for some in lanes[i]:
-                body(i, some)
-
-        for_each(len(frame), lane)
+        self.partition = divides(value, large, small)
 
     def framed(self, x: Array, frame: Array, fill: float) -> Array:
         return in_frame(x, frame, self.padding, fill) if self.pads else x
@@ -53,14 +41,11 @@ def _pool(value: Value, n: int, fill: float, merge: Callable[[Array, Array, Arra
 
     def pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
         x, y = last(x), last(out)
-
-        def tile(lane: int, some: slice) -> None:
-            image = windows.framed(x[some], frame[lane], fill)
-            merged = rows[lane, : len(image)]
+        for some in parts(len(x), len(frame)):
+            image = windows.framed(x[some], frame, fill)
+            merged = rows[: len(image)]
             _merge_all([image[:, i] for i in windows.down], merge, merged)
             _merge_all([merged[:, :, j] for j in windows.right], merge, y[some])
-
-        windows.each_tile(frame, tile)
 
     return pool
 
@@ -114,24 +99,21 @@ def max_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
 
     def gradient(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
         x, top, g, image = last(x), last(top), last(g), last(out)
-
-        def tile(lane: int, some: slice) -> None:
-            walk = winners.each(windows.framed(x[some], frame[lane], -np.inf), top[some], free[lane], hit[lane], mask[lane])
+        for some in parts(len(x), len(frame)):
+            walk = winners.each(windows.framed(x[some], frame, -np.inf), top[some], free, hit, mask)
             cotangent = g[some].view(winners.integer)
             if windows.partition:
                 target = image[some].view(winners.integer)
                 for place, chosen in walk:
                     np.bitwise_and(cotangent, chosen, target[place])
-                return
-            whole = spread[lane, : some.stop - some.start]
+                continue
+            whole = spread[: some.stop - some.start]
             whole.fill(0.0)
             for place, chosen in walk:
                 np.bitwise_and(cotangent, chosen, chosen)
                 part = whole[place]
                 np.add(part, chosen.view(whole.dtype), part)
             np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
-
-        windows.each_tile(frame, tile)
 
     return gradient
 
@@ -143,16 +125,13 @@ def max_pool_gather(value: Value, n: int, randomness: object) -> Kernel:
 
     def gather(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
         x, top, g, y = last(x), last(top), last(g), last(out)
-
-        def tile(lane: int, some: slice) -> None:
-            second = windows.framed(g[some], spread[lane], 0.0).view(winners.integer)
+        for some in parts(len(x), len(frame)):
+            second = windows.framed(g[some], spread, 0.0).view(winners.integer)
             target = y[some].view(winners.integer)
             target[...] = 0
-            for place, chosen in winners.each(windows.framed(x[some], frame[lane], -np.inf), top[some], free[lane], hit[lane], mask[lane]):
+            for place, chosen in winners.each(windows.framed(x[some], frame, -np.inf), top[some], free, hit, mask):
                 np.bitwise_and(second[place], chosen, chosen)
                 np.bitwise_or(target, chosen, target)
-
-        windows.each_tile(frame, tile)
 
     return gather
 
@@ -163,17 +142,19 @@ def avg_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
 
     def gradient(g: Array, out: Array, frame: Array, scaled: Array) -> None:
         g, image = last(g), last(out)
-
-        def tile(lane: int, some: slice) -> None:
-            whole, share = frame[lane, : some.stop - some.start], scaled[lane, : some.stop - some.start]
+        for some in parts(len(g), len(frame)):
+            share = scaled[: some.stop - some.start]
             np.multiply(g[some], inverse, share)
+            if windows.partition:
+                for place in windows.places:
+                    np.copyto(image[some][place], share)
+                continue
+            whole = frame[: some.stop - some.start]
             whole.fill(0.0)
             for place in windows.places:
                 part = whole[place]
                 np.add(part, share, part)
             np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
-
-        windows.each_tile(frame, tile)
 
     return gradient
 

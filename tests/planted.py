@@ -104,6 +104,8 @@ BUGS = [
     Bug("a plateau measured absolutely", "runtime/train.py", "abs(place.plateau_best) * self.plateau.min_delta", "self.plateau.min_delta",
         "test_augment.py::test_a_plateau_counts_relative_improvements"),
     # The graph
+    Bug("a pool before a step that others read too", "compiler/passes/pools.py", "while users[x] == 1 and ", "while ", "test_pools_first.py"),
+    Bug("a pool before what differs within a channel", "compiler/passes/pools.py", " or other.shape[-2:] == (1, 1)", " or True", "test_pools_first.py"),
     Bug("equal operators that differ in attributes", "compiler/passes/common.py",
         "return known.setdefault((value.op, value.operands, attributes, value.type), value)",
         "return known.setdefault((value.op, value.operands, value.type), value)", "test_passes.py", "equal_terms"),
