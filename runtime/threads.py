@@ -1,8 +1,9 @@
-"""One pool of threads, for kernels that go through a batch in lanes.
+"""The threads of this process: those of the BLAS, and one pool for work in lanes.
 
-NumPy's loops run on one thread. A kernel that is divided into lanes (compiler/workspace.py) runs them here, on as many threads as the BLAS
-would use; while it does, the BLAS is held to one thread, for two pools that wait for each other are slower than either. What a
-lane computes does not depend on which thread runs it, nor on how many there are.
+NumPy's loops run on one thread. Work of some length that is divided into lanes, such as the parts of a file, runs in the pool, on as many threads as the
+BLAS would use; while it does, the BLAS is held to one thread, for two pools that wait for each other are slower than either. What a
+lane computes does not depend on which thread runs it, nor on how many there are. The steps of NumPy's engine are no such work: they take
+microseconds each, and threads of Python would wait for each other's lock; there the BLAS divides the products.
 """
 
 from __future__ import annotations
