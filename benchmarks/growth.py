@@ -149,7 +149,7 @@ def main() -> None:
 
     without = obstacle()
     if without:
-        print(f"left out: fast, {without.why}")
+        print(f"left out: fast, {without.cause}")
     given.contestants = [name for name in CONTESTANTS if name != "fast" or not without]
     if given.quick:
         given.processes, given.seconds = 1, 0.0

@@ -33,7 +33,7 @@ class EngineRefusal(Exception):
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why CUDA cannot be used on this machine, and what to do about it."""
+    """Why a device or an engine cannot be used on this machine, and what to do about it."""
 
     cause: str
     remedy: str

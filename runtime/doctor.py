@@ -21,7 +21,7 @@ def examine() -> list[Finding]:
     known = versions()
     found = [Finding("processor", f"{cpu()}, {usable_cores()} usable cores"), _blas()]
     hindered = obstacle()
-    found.append(Finding("engine", choose().described + (f" (fast: {hindered.why}; {hindered.way_out})" if hindered else "")))
+    found.append(Finding("engine", choose().described + (f" (fast: {hindered.cause}; {hindered.remedy})" if hindered else "")))
     found += [Finding(name, version) for name, version in known.items()]
     if "onnxruntime" in known and "onnxruntime-gpu" in known:
         found.append(Finding("onnxruntime", "both builds installed", "they break each other: pip uninstall onnxruntime onnxruntime-gpu, then install one"))

@@ -12,7 +12,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from .blas import has_product
-from .device import require
+from .device import Obstacle, require
 from .files import refuse
 from .machine_code import compiles, folder
 
@@ -61,26 +61,19 @@ def choose(name: str | None = None, device: str | None = None) -> Engine:
     found = None if wanted else obstacle()
     if found is None:
         return Engine(wanted or "fast")
-    return Engine("numpy", instead=found.why if find_spec("numba") else "")
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why the fast engine cannot run here, and what would let it."""
-
-    why: str
-    way_out: str
+    return Engine("numpy", instead=found.cause if find_spec("numba") else "")
 
 
 def require_fast() -> None:
     """E708 where the fast engine cannot run."""
     found = obstacle()
     if found is not None:
-        refuse("E708", found.why, found.way_out, engine="fast")
+        refuse("E708", found.cause, found.remedy, engine="fast")
 
 
 @cache
 def obstacle() -> Obstacle | None:
+    """Why the fast engine cannot run here; None where it can."""
     place, elsewhere = folder(), "name a directory that can be written in the variable NNC_CACHE"
     try:
         place.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -20,6 +21,8 @@ from runs import DIGITS, TINY, Said, command, leftovers, nnc, process, refused, 
 
 from nnc import commands, terminal
 from nnc.cli import parser
+from nnc.runtime.device import DEVICES
+from nnc.runtime.engine import ENGINES
 
 ROOT = Path(__file__).parent.parent
 
@@ -160,6 +163,14 @@ def test_every_command_has_a_function() -> None:
     names = next(a.choices for a in parser()._actions if a.choices)  # argparse keeps them here
     assert names
     assert [n for n in names if not callable(getattr(commands, n, None))] == []
+
+
+def test_engines_and_devices_are_the_runtimes() -> None:
+    """The command line writes their names again, for it starts without the runtime."""
+    (words,) = (action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    offered = [(action.dest, action.choices) for word in words.values() for action in word._actions if action.dest in ("engine", "device")]
+    assert {name for name, _ in offered} == {"engine", "device"}
+    assert all(choices == {"engine": ENGINES, "device": DEVICES}[name] for name, choices in offered)
 
 
 def test_the_budget(tiny: Path) -> None:
