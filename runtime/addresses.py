@@ -85,6 +85,7 @@ int64_at = _pointer(types.int64)
 int32_at = _pointer(types.int32)
 uint64_at = _pointer(types.uint64)
 uint16_at = _pointer(types.uint16)
+uint8_at = _pointer(types.uint8)
 
 
 @intrinsic

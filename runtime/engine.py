@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -17,6 +20,7 @@ from .files import refuse
 from .machine_code import compiles, folder
 
 ENGINES = ("numpy", "fast", "onnxruntime")
+_in_use: ContextVar[str] = ContextVar("engine in use", default="")
 
 
 @dataclass(frozen=True)
@@ -87,3 +91,18 @@ def obstacle() -> Obstacle | None:
     if not has_product():
         return Obstacle("NumPy's BLAS has no product that compiled code can call", "install the numpy of PyPI, which brings OpenBLAS")
     return None
+
+
+@contextmanager
+def using(engine: Engine) -> Iterator[None]:
+    """Have what is not a step, such as the reading of files, go by this engine too."""
+    before = _in_use.set(engine.name)
+    try:
+        yield
+    finally:
+        _in_use.reset(before)
+
+
+def compiles_beside_steps() -> bool:
+    """Whether what is not a step may run as compiled code: where it can, and NumPy's engine was not asked for."""
+    return (_in_use.get() or os.environ.get("NNC_ENGINE", "")) != "numpy" and obstacle() is None

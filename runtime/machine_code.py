@@ -52,10 +52,19 @@ class Code:
     def __init__(self, text: str, name: str, define: Callable[[], Definition]):
         self.text, self.name, self.define = text, name, define
 
+    @property
+    def _path(self) -> Path:
+        key = hashlib.sha256(f"{_conditions()} {self.name} {self.text}".encode()).hexdigest()[:32]
+        return folder() / f"{self.name}-{key}.o"
+
+    @property
+    def kept(self) -> bool:
+        """Whether it is at hand without compiling."""
+        return self._path.is_file()
+
     @cached_property
     def address(self) -> int:
-        key = hashlib.sha256(f"{_conditions()} {self.name} {self.text}".encode()).hexdigest()[:32]
-        path = folder() / f"{self.name}-{key}.o"
+        path = self._path
         found = _kept(path)
         if found is None:
             _announced()

@@ -30,7 +30,7 @@ from . import machine_code
 from .data.ahead import Batches
 from .data.balance import by_class, draw, size
 from .data.dataset import Dataset, Opened, open_data
-from .engine import Engine, choose
+from .engine import Engine, choose, using
 from .ensemble import Ensemble
 from .files import refuse, write_text
 from .kernels import generator
@@ -378,7 +378,8 @@ def train(
         observer.on_note("onnxruntime runs the steps on the CPU; --device cuda asks for a GPU")
     if chosen.instead:
         observer.on_note(f"NumPy runs the steps, for the fast engine cannot: {chosen.instead}")
-    with machine_code.announcing(lambda: observer.on_note(f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}")):
+    compiling = f"compiling the loops of the fast engine; they are kept in {machine_code.folder()}"
+    with machine_code.announcing(lambda: observer.on_note(compiling)), using(chosen):
         if resume:
             if not run.first.is_file():
                 refuse("E511", f"{run.path} holds no checkpoint", "train without --resume", problem="there is nothing to resume")

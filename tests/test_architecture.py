@@ -132,6 +132,7 @@ RUNTIME = {
     "engine": "blas device files machine_code",
     "machine": "threads",
     "addresses": "machine_code",
+    "compiled_csv": "addresses",
     "dense": "addresses blas vector_math",
     "turns": "addresses",
     "vectors": "addresses",
@@ -163,7 +164,8 @@ RUNTIME = {
     "data.decimals": "",
     "data.shortest": "",
     "data.texts": "data.decimals",
-    "data.delimited": "threads data.decimals data.texts nnc.compiler.diagnostics nnc.compiler.schema",
+    "data.cells": "engine machine_code data.decimals",
+    "data.delimited": "threads data.cells data.decimals data.texts nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
     "data.sources": "threads data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema "
     "nnc.compiler.ops.sources",
@@ -238,7 +240,7 @@ ONLY_IN = {
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
     "numba": {"nnc.runtime.machine_code", "nnc.runtime.vector_math"},
-    "llvmlite": {"nnc.runtime.machine_code", "nnc.runtime.blas", "nnc.runtime.addresses", "nnc.runtime.vectors"},
+    "llvmlite": {"nnc.runtime.machine_code", "nnc.runtime.blas", "nnc.runtime.addresses", "nnc.runtime.compiled_csv", "nnc.runtime.vectors"},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 

@@ -1,4 +1,4 @@
-"""The reader of delimited files: the same cells, lines and refusals as the csv module gives, and the same bits as float()."""
+"""The reader of delimited files: the same cells, lines and refusals as the csv module gives, and the same bits as float(), by NumPy and compiled."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import csv
 import io
 import random
 import struct
+from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import nnc
 from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import number
-from nnc.runtime.data import delimited
-from nnc.runtime.data.decimals import PADDING, parse
+from nnc.runtime.data import cells, delimited
+from nnc.runtime.data.cells import ByNumPy, Way, compiled
+from nnc.runtime.data.decimals import PADDING
 from nnc.runtime.data.delimited import Delimited, Lines, NoNumber
+from nnc.runtime.engine import Engine, using
 
 Array = np.ndarray[Any, Any]
-GONE = {"", "?", "NA"}
+GONE = {"", "?", "NA", "-1", "0.50"}
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"])
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Way:
+    if request.param == "numpy":
+        return ByNumPy()
+    if find_spec("numba") is None:
+        pytest.skip("the fast engine's numba is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNC_CACHE", str(tmp_path_factory.mktemp("code")))
+        return compiled()
 
 
 def bits(array: Array) -> list[int]:
@@ -84,6 +100,7 @@ NUMBERS = st.one_of(
     st.floats(-1000, 1000).map(lambda x: f"{x:.2f}"),
     st.integers(-(10**20), 10**20).map(str),
     st.sampled_from(["1.", ".5", "-0", "+3", "1e5", "1e+05", "-2.5E-03", "1e400", "0x1", "1_0", "1.2.3", "--1", "-", ".", "e+05", "inf", "nan", "１"]),
+    st.sampled_from(["-1", "-1.0", "0.50", ".5"]),
 )
 PLAIN = st.text(st.characters(codec="utf-8", exclude_characters='"\r\n,;\0'), max_size=12)
 CELLS = st.one_of(NUMBERS, PLAIN, st.sampled_from(["", "?", "NA", " ", " 1 ", "\t2", "a" * 70]))
@@ -109,12 +126,13 @@ def tables(draw: st.DrawFn) -> tuple[bytes, str]:
 
 @settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(table=tables(), size=st.sampled_from([16, 64, 300, 5000]), parts=st.sampled_from([1, 2, 3]))
-def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, parts: int, tmp_path: Path) -> None:
+def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, parts: int, tmp_path: Path, way: Way) -> None:
     """In blocks of any size, cut for any number of threads."""
     content, separator = table
     path = tmp_path / "f.csv"
     path.write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delimited, "way", lambda size: way)
         patch.setattr(delimited, "BLOCK", size)
         patch.setattr(delimited, "WORTH_A_THREAD", 8)
         patch.setattr(delimited.threads, "workers", lambda: parts)
@@ -135,12 +153,12 @@ def test_texts_of_all_lengths(distinct: int, tmp_path: Path, monkeypatch: pytest
     assert len({id(cell) for cell in found}) == len(set(found)), "equal texts are several objects"
 
 
-def parsed(cells: list[str]) -> tuple[Array, Array]:
+def parsed(cells: list[str], way: Way) -> tuple[Array, Array]:
     raw = [cell.encode() for cell in cells]
     text = np.frombuffer(bytes(PADDING) + b"".join(r + b"," for r in raw) + bytes(PADDING), np.uint8)
     lengths = np.array([len(r) for r in raw])
     ends = PADDING + np.cumsum(lengths + 1) - 1
-    return parse(text, ends - lengths, ends)
+    return way.numbers(text, ends - lengths, ends)
 
 
 def forms(n: int) -> dict[str, list[str]]:
@@ -163,16 +181,86 @@ def forms(n: int) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("form", forms(1))
-def test_numbers_have_the_bits_of_float(form: str) -> None:
-    cells = forms(20_000)[form]
-    values, sure = parsed(cells)
+def between(bits: int) -> str:
+    """The decimal exactly between two floats."""
+    low, high = (Decimal(struct.unpack("d", struct.pack("Q", b))[0]) for b in (bits, bits + 1))
+    return str((low + high) / 2)
+
+
+def require_the_bits_of_float(cells: list[str], way: Way) -> tuple[int, int]:
+    """How many are numbers, and how many of these the way is certain of."""
+    values, sure = parsed(cells, way)
     wanted = [number(cell) for cell in cells]
     assert all(w is not None for w, s in zip(wanted, sure.tolist(), strict=True) if s)
     right = np.array([0.0 if w is None else w for w in wanted])
     np.testing.assert_array_equal(values[sure].view(np.int64), right[sure].view(np.int64))
-    least = {"any bits": 0.2, "hardly digits": 0.05, "between two floats": 0.4, "magnitudes": 0.9}
-    assert sure.mean() > least.get(form, 0.98), "left to float()"
+    return len(cells) - wanted.count(None), int(sure.sum())
+
+
+@pytest.mark.parametrize("form", forms(1))
+def test_numbers_have_the_bits_of_float(form: str, way: Way) -> None:
+    numbers, sure = require_the_bits_of_float(forms(20_000)[form], way)
+    least = {"any bits": 0.2, "hardly digits": 0.3, "between two floats": 0.4, "magnitudes": 0.9} if isinstance(way, ByNumPy) else {}
+    assert sure >= least.get(form, 0.98) * numbers, "left to float()"
+
+
+DIGITS = st.text("0123456789", max_size=40)
+WRITTEN = st.one_of(
+    st.builds("".join, st.tuples(st.sampled_from(["", "-", "+"]), DIGITS, st.sampled_from(["", "."]), DIGITS,
+                                 st.one_of(st.just(""), st.integers(-400, 400).map(lambda e: f"e{e}"), st.integers(-30, 30).map(lambda e: f"E{e:+03}")))),
+    st.integers(0, (0x7FE << 52)).map(between),  # of up to a thousand digits
+    st.integers(1, 1 << 53).map(lambda bits: f"{between(bits):.30}e-{300 + bits % 25}"),
+    st.floats(allow_nan=False).map(repr),
+    st.sampled_from("""inf -Infinity nan NaN . -. e5 .e5 1e 1e+ 1.e5 0e999999999999 1e-99999999 1e99999999 0x10 1_0 1e5. 00000000000000000000001
+        0.0000000000000000000000000000001 2.2250738585072011e-308 4.9406564584124654e-324 2.4703282292062327e-324 2.4703282292062328e-324
+        1.7976931348623158e308 1.7976931348623159e308 9007199254740993 9007199254740992.9999999999999999 -0.0 -0e5 123456789: 1/2
+        12345678901234567890""".split()),
+    st.sampled_from(["", " ", " 1", "1.5 ", "\t2 ", "\v3", "1 2", "- 1", " 12345.678901 "]),
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(cells=st.lists(WRITTEN, min_size=1, max_size=30))
+def test_whatever_is_written_has_the_bits_of_float(cells: list[str], way: Way) -> None:
+    require_the_bits_of_float(cells, way)
+
+
+def test_compiled_code_is_for_large_files_and_not_for_numpys_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is compiled for a file that is read in less time."""
+    pytest.importorskip("numba", reason="the fast engine's numba is not installed")
+    monkeypatch.setattr(cells, "compiled", lambda: "compiled")
+
+    def chosen(size: int) -> str:
+        found = cells.way(size)
+        return found if isinstance(found, str) else type(found).__name__
+
+    sizes = (1_000_000, 50_000_000, 1_000_000_000)
+    assert [chosen(size) for size in sizes] == ["ByNumPy"] * 3, "the suite runs on NumPy's engine"
+    monkeypatch.setenv("NNC_ENGINE", "fast")
+    monkeypatch.setenv("NNC_CACHE", str(tmp_path))
+    assert [chosen(size) for size in sizes] == ["ByNumPy", "ByNumPy", "compiled"]
+    monkeypatch.setattr(type(cells.codes.ends), "kept", True)
+    assert [chosen(size) for size in sizes] == ["ByNumPy", "compiled", "compiled"]
+    with using(Engine("numpy")):
+        assert [chosen(size) for size in sizes] == ["ByNumPy"] * 3
+
+
+@pytest.mark.parametrize("engine", ["numpy", "fast"])
+def test_the_engine_of_a_training_reads_its_file(engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("numba", reason="the fast engine's numba is not installed")
+    monkeypatch.setattr(cells, "WORTH_LOADING", 1)
+    monkeypatch.setattr(cells, "WORTH_COMPILING", 1)
+    by: list[Way] = []
+    monkeypatch.setattr(delimited, "way", lambda size: by.append(cells.way(size)) or by[-1])  # type: ignore[func-returns-value]
+    monkeypatch.setenv("NNC_CACHE", str(tmp_path))
+    (tmp_path / "f.csv").write_text("a,b\n" + "1.25,2\n" * 20)
+    spec = """network(a: float32[1]) { return y = a -> dense(1) }
+        data { source = csv("f.csv")  a = column(a)  t = column(b)  split = random(train=0.5, validation=0.5) }
+        train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 5  epochs = 1 }"""
+    (tmp_path / "s.nn").write_text(spec)
+    nnc.train(tmp_path / "s.nn", out=tmp_path / "run", engine=engine)
+    assert by
+    assert all(isinstance(found, ByNumPy) == (engine == "numpy") for found in by)
 
 
 def test_a_long_line_and_a_small_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

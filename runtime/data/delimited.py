@@ -1,7 +1,7 @@
-"""Rows of a delimited file, a block of whole lines at a time, as fast as NumPy finds separators.
+"""Rows of a delimited file, a block of whole lines at a time, as fast as separators are found.
 
 The positions of separators and line ends come from one pass over a block's bytes. If they form a table, with a line end after every
-last cell, the cells of a column are read together: numbers by decimals.py, texts eight bytes at a time. Several threads read a part of
+last cell, the cells of a column are read together: numbers by cells.py, texts eight bytes at a time. Several threads read a part of
 the block's lines each.
 Whatever is less regular (quotes, blank or ragged lines, lone carriage returns) goes through the csv module, a block at a time, so
 that both ways give the same cells, lines and refusals.
@@ -26,7 +26,8 @@ from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import header_of, number
 from nnc.runtime import threads
 
-from .decimals import PADDING, parse
+from .cells import Way, way
+from .decimals import PADDING
 from .texts import Texts
 
 Array = np.ndarray[Any, Any]
@@ -71,18 +72,19 @@ class Delimited:
 
     def __init__(self, path: Path, separator: str, header: bool, missing: Collection[str]):
         self.path, self.separator, self.header, self.gone = path, separator, header, {"", *missing}
+        self.way = way(path.stat().st_size if path.is_file() else 0)
         with self._opened() as source:
             source.require_text()
             first = next(source.rows(None), None)
         self.names = header_of(None if first is None else first[1], header, path)
 
     def _opened(self) -> _Bytes:
-        return _Bytes(self.path, self.separator)
+        return _Bytes(self.path, self.separator, self.way)
 
     def blocks(self, numbers: Collection[str], texts: Collection[str]) -> Iterator[Block]:
         """The rows of the named columns. Raises NoNumber, and Refusal for what cannot be read."""
         places = {name: i for i, name in enumerate(self.names)}
-        columns: dict[str, _Numbers | _Texts] = {name: _Numbers(name, places[name], self.gone) for name in self.names if name in numbers}
+        columns: dict[str, _Numbers | _Texts] = {name: _Numbers(name, places[name], self.gone, self.way) for name in self.names if name in numbers}
         columns |= {name: _Texts(places[name], self.gone) for name in self.names if name in texts}
         with self._opened() as source:
             if self.header:
@@ -146,13 +148,16 @@ class _Cells:
 class _Numbers:
     """A column of numbers, block by block."""
 
-    def __init__(self, name: str, place: int, gone: Collection[str]):
-        self.name, self.place, self.gone = name, place, gone
+    def __init__(self, name: str, place: int, gone: Collection[str], way: Way):
+        self.name, self.place, self.gone, self.way = name, place, gone, way
         self.known: dict[str, float] = {}
+        self.absent = [value for value in map(number, gone) if value is not None]
 
     def regular(self, cells: _Cells) -> Array:
         starts, ends = cells.column(self.place)
-        values, sure = parse(cells.text, starts, ends)
+        values, sure = self.way.numbers(cells.text, starts, ends)
+        for value in self.absent:
+            sure &= values != value  # 1 and 1.0 are one number, and two cells
         if not sure.all():
             values[starts == ends] = np.nan
             sure |= starts == ends
@@ -193,8 +198,8 @@ class _Texts:
 class _Bytes:
     """The bytes of a file in a padded buffer: whole lines from `begin` to `stop`, and the start of the next line behind them."""
 
-    def __init__(self, path: Path, separator: str):
-        self.path, self.separator = path, separator
+    def __init__(self, path: Path, separator: str, way: Way):
+        self.path, self.separator, self.way = path, separator, way
         self.file: gzip.GzipFile | io.BufferedReader | None = None
         self.buffer = np.zeros(BLOCK * threads.workers() + 2 * PADDING, np.uint8)
         self.begin = self.stop = self.end = PADDING
@@ -297,32 +302,21 @@ class _Bytes:
         return place + self.buffer[place : self.stop].tobytes().find(b"\n") + 1
 
     def _table(self, columns: int, begin: int, stop: int) -> _Cells | None:
-        block = self.buffer[begin:stop]
-        data = block.tobytes()
-        plain = data.isascii()
-        if not plain:
+        ends = self.way.ends(self.buffer, begin, stop, ord(self.separator), columns)
+        if ends is None:
+            return None
+        if not ends.ascii:
             self.decoded(begin, stop)
-        if b'"' in data or b"\0" in data:
-            return None
-        newlines = block == ord("\n")
-        rows = int(np.count_nonzero(newlines))
-        marks = np.flatnonzero((block == ord(self.separator)) | newlines)
-        if len(marks) != rows * columns:
-            return None
-        ends = np.ascontiguousarray(marks.reshape(rows, columns).T)
-        last, returns = ends[-1], None
-        if not newlines[last].all():
-            return None
-        if b"\r" in data:
-            found = np.flatnonzero(block == ord("\r"))
-            if not newlines[found + 1].all():
+        last, returns = ends.places[-1], None
+        if ends.returns:
+            found = begin + np.flatnonzero(self.buffer[begin:stop] == ord("\r"))
+            if not (self.buffer[found + 1] == ord("\n")).all():
                 return None
-            returns = (block[last - 1] == ord("\r")).astype(np.int64)
-        lengths = np.diff(last, prepend=-1)
+            returns = (self.buffer[last - 1] == ord("\r")).astype(np.int64)
+        lengths = np.diff(last, prepend=begin - 1)
         if lengths.max() >= csv.field_size_limit() or (columns == 1 and (lengths - 1 - (0 if returns is None else returns)).min() == 0):
             return None  # a blank line is no row
-        ends += begin
-        return _Cells(self.buffer, begin, ends, returns, 0, plain)
+        return _Cells(self.buffer, begin, ends.places, returns, 0, ends.ascii)
 
     def rows(self, wanted: int | None) -> Iterator[tuple[int, list[str]]]:
         """Rows by the csv module with the lines where they end: one row of any number of cells, or all rows of the block."""
