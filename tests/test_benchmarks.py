@@ -12,6 +12,7 @@ import pytest
 from conditions import environment
 from contestants import CONTESTANTS
 from nnc_trainer import write
+from processes import outrun
 from products import products
 from report import summarise, tables
 from workloads import WORKLOADS, Dense
@@ -209,6 +210,14 @@ def test_a_summary_takes_medians_and_the_fastest_peer():
     assert small["products"]["gigaflops"] == pytest.approx(100)
     assert found["geometric_mean"]["nnc"] == pytest.approx(1.0)  # of 2 and 0.5
     assert "2.00" in tables(found)
+
+
+def test_a_peer_rests_when_two_processes_have_shown_that_it_is_slow():
+    lines = [{"contestant": name, "epoch": epoch} for name, epoch in (("quick", 1.0), ("slow", 2.5), ("near", 3.0), ("quick", 1.1), ("near", 1.9))]
+    assert not outrun("slow", lines, 2.0)  # one process, with empty caches, shows nothing
+    lines.append({"contestant": "slow", "epoch": 2.1})
+    assert [outrun(name, lines, 2.0) for name in ("quick", "slow", "near", "absent")] == [False, True, False, False]
+    assert not outrun("slow", lines, 2.2)
 
 
 def test_the_products_are_those_of_a_step():

@@ -24,7 +24,7 @@ from typing import Any
 import charts
 from conditions import machine, versions
 from contestants import CONTESTANTS, Contestant
-from processes import interleaved, line
+from processes import interleaved, line, outrun
 from report import summarise, tables
 from workloads import WORKLOADS, Dense, Workload
 
@@ -37,6 +37,8 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME", help=", ".join(WORKLOADS))
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=list(CONTESTANTS), metavar="NAME", help=", ".join(CONTESTANTS))
     parser.add_argument("--processes", type=int, default=5, help="of each contestant in each workload")
+    parser.add_argument("--rest", type=float, default=2.0, metavar="TIMES",
+                        help="a peer that after two processes takes so many times as long as the fastest one is not run again (default: 2)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="one process of a few steps each")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds of all threads: under `taskset -c 0`, what a machine that others use still tells")
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has the peers")
@@ -68,7 +70,12 @@ class Measurement:
                 for _ in range(self.processes):
                     self.limit(workload)
             for contestant in interleaved([c for c in self.present if c.takes(workload)], self.processes):
-                self.train(contestant, workload)
+                if not self.rests(contestant, workload):
+                    self.train(contestant, workload)
+
+    def rests(self, contestant: Contestant, workload: Workload) -> bool:
+        of_peers = [found for found in self.lines if found["workload"] == workload.name and not CONTESTANTS[found["contestant"]].own]
+        return not contestant.own and outrun(contestant.name, of_peers, self.given.rest)
 
     def limit(self, workload: Dense) -> None:
         found = line([sys.executable, str(HERE / "products.py"), workload.name, *self.ways, *(["--seconds", "0"] if self.given.quick else [])], self.folder)
