@@ -8,9 +8,12 @@ from math import isclose, prod
 from .cost import training_samples
 from .diagnostics import Findings, Note
 from .experiment import Section, TrainParams
+from .ir import topological
 from .links import Links
 from .operation import Bound, Clock, Kind, find
+from .passes.tolerant import tolerant
 from .training import rates
+from .workspace import LARGE_PIECE, image, piece_side
 
 LARGE = 100.0  # inputs beyond this are not scaled
 MANY = 50  # parameters for each sample that need something against overfitting
@@ -28,6 +31,7 @@ def advise_training(links: Links, findings: Findings) -> None:
     _penalties(links, train, section, findings)
     _batch(links, train, section, samples, findings)
     _size(links, train, samples, findings)
+    _precision(links, train, section, findings)
     _watched(train, findings)
     _inputs(links, findings)
 
@@ -163,6 +167,18 @@ def _inputs(links: Links, findings: Findings) -> None:
         worst = max(largest, key=lambda c: largest[c])
         if largest[worst] > LARGE:
             findings.add("W511", entry.span, f"`{worst}` goes up to {largest[worst]:,.6g}", name=declared.name, help="add `-> standardize`, or `-> min_max`")
+
+
+# The error that is allowed
+
+def _precision(links: Links, train: TrainParams, section: Section, findings: Findings) -> None:
+    """A larger error that no convolution can make use of."""
+    if not train.error:
+        return
+    n = links.program.batch
+    allowed = topological(tolerant(list(links.program.inference.outputs.values()), train.error))
+    if not any(piece_side(value, image(value, n)[0]) == LARGE_PIECE for value in allowed if value.op == "conv2d"):
+        findings.add("W527", section.at("precision"), f"no convolution of 3x3 here is large enough in batches of {n:,}", help="leave precision out")
 
 
 # What is watched

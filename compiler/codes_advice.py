@@ -346,4 +346,14 @@ CODES: dict[str, Code] = {
         without bound.
         """,
     ),
+    "W527": Code(
+        "`precision = fast` changes nothing",
+        """
+        It lets the rounding error of a convolution grow from 1e-6 to 3e-5 of its largest value, for Winograd's
+        F(4x4, 3x3), which needs 36 products where F(2x2, 3x3) needs 64. That form is for windows of 3x3 at stride 1 with at
+        least 8 channels on either side, without groups, and pays where a batch has many pieces of 4x4: 7x7 places or more,
+        or so many images that transforming the windows is little beside the rest. Everything else is computed as with
+        float32.
+        """,
+    ),
 }

@@ -71,7 +71,7 @@ def value_words() -> frozenset[str]:
     """
     fields = [item for operation in TABLE.values() for item in argument_fields(operation.params).items()]
     found = {word for _, info in fields for word in words_of(info.annotation)[0]}
-    return frozenset(found | {"all", "full", "float32", "float64", "int64"}) - {name for name, _ in fields}
+    return frozenset(found | {"all", "full", "float32", "float64", "fast", "int64"}) - {name for name, _ in fields}
 
 
 def describe(annotation: Any) -> str:

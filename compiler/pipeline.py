@@ -62,7 +62,7 @@ def analyse(
     if experiment is None:
         findings.stop_on_errors()
         raise AssertionError("a file without errors gives a checked model")
-    dtype = experiment.train.params.precision if experiment.train else "float32"
+    dtype = experiment.train.params.dtype if experiment.train else "float32"
     inference = lower(experiment.network, findings, training=False, dtype=dtype, max_bytes=max_bytes)
     program = Program(experiment, findings, inference, learned=learned)
     if experiment.train is not None:

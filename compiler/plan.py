@@ -16,7 +16,7 @@ from math import prod
 from .ir import Graph, TensorType, Value, concrete
 from .layout import Order, memory_orders
 from .record import record
-from .workspace import workspace
+from .workspace import image, piece_side, workspace
 
 ALIGNMENT = 64
 _NOT_IN_PLACE = frozenset(("softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
@@ -308,7 +308,11 @@ def show(made: Plan) -> str:
             where = {"arena": f"@{place.offset}", "inside": "in pack", "variable": f"over {place.name}"}[place.kind]
             over = " in place" if value in made.in_place else ""
             phase = "forward" if made.steps.index(value) < made.forward else "update "
-            lines.append(f"{phase} {numbers[value]} = {value.op}({arguments}) {shape} {where}{over}" + (f"  # {value.origin}" if value.origin else ""))
+            notes = [value.origin] if value.origin else []
+            if "error" in value.attributes:  # in which form the fast engine may make use of that
+                side = piece_side(value, image(value.operands[0], made.n)[0])
+                notes += [f"F({side}x{side}, 3x3) on the fast engine"] if side else []
+            lines.append(f"{phase} {numbers[value]} = {value.op}({arguments}) {shape} {where}{over}" + (f"  # {', '.join(notes)}" if notes else ""))
     lines += [f"copy    {name} = {numbers[value]}" for name, value in made.copies]
     lines += [f"output  {name} = {numbers[value]}" for name, value in made.graph.outputs.items()]
     return "\n".join(lines)

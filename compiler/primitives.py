@@ -81,7 +81,7 @@ def window_output(size: int, window: int, stride: int, padding: tuple[int, int],
     return (size + sum(padding) - (window - 1) * dilation - 1) // stride + 1
 
 
-def _conv2d(x: TensorType, w: TensorType, stride: Any, padding: Any, dilation: Any, groups: int) -> TensorType:
+def _conv2d(x: TensorType, w: TensorType, stride: Any, padding: Any, dilation: Any, groups: int, **_: Any) -> TensorType:
     n, channels, *size = x.shape
     assert channels == w.shape[1] * groups, f"{x} with {w} in {groups} groups"  # type: ignore[operator]
     out = [

@@ -17,6 +17,7 @@ from .lower import Forward, lower
 from .objective import Balance, Objective, Target
 from .passes import optimised
 from .passes.pools import pool_first
+from .passes.tolerant import tolerant
 from .plan import plan
 from .prepare import Prepared
 from .training import Evaluation, Step
@@ -110,7 +111,11 @@ class Program:
         return training.gradient_graph(self.objective(self.training_forward, targets, samples))
 
     def step(self, targets: Mapping[str, Target] | None = None, samples: int | None = None) -> Step:
-        return training.step_graph(self.objective(self.step_forward, targets, samples, self.mixes), self.bundles)
+        """The step that the engines on the host run; convolutions in it may err as far as the train section lets them."""
+        assert self.train is not None
+        step = training.step_graph(self.objective(self.step_forward, targets, samples, self.mixes), self.bundles)
+        error = self.train.error
+        return replace(step, graph=step.graph.map(lambda roots: tolerant(roots, error))) if error else step
 
     def step_apart(self, targets: Mapping[str, Target] | None = None, samples: int | None = None, *, metrics: bool = False) -> Step:
         """The step with every parameter and its slots under their own names, as training.onnx has it, with the sums of metrics or without."""

@@ -184,10 +184,14 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
 
 
 # The fast engine's convolutions and pools, which read what lies outside of an image as nothing and need no frame. Winograd's F(2x2, 3x3) is what it
-# does where it may. Its 16 streams of memory are kept apart, or they would fall into the same lines of the cache.
+# does where it may, F(4x4, 3x3) where a larger error is allowed too. Their 16 or 36 streams of memory are kept apart, or they would fall into the same
+# lines of the cache.
 APART = 80
 LEAST_CHANNELS = 8
 LANES = 8
+SMALL_PIECE, LARGE_PIECE = 2, 4
+LARGE_PIECE_ERROR = 3e-5  # what F(4x4, 3x3) may leave, of the largest value
+WINDOWS_COST = 64  # pieces whose products take as long as the windows take to be transformed, read from memory and, for their gradient, added up
 FAST_TILE = 2**16  # elements of a tile's array: its arrays lie in the second cache together
 PRODUCT = 10**6  # multiply-adds of a tile's product: OpenBLAS takes what is no larger as it lies, which is twice as fast for so few columns
 _CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
@@ -207,14 +211,37 @@ def has_tiles(value: Value) -> bool:
     return value.op in _POOLS or (value.op in _CONVOLUTIONS and not is_depthwise(_images(value)[0], value.attributes["groups"]))
 
 
-def has_winograd(value: Value) -> bool:
-    """Whether a convolution, or one of its gradients, is one of 3x3 at stride 1 in float32, with channels enough."""
+def piece_side(value: Value, samples: int) -> int:
+    """The side of the pieces of outputs that Winograd's form makes at once; 0 where a convolution, or a gradient of one, does not take it.
+
+    It is for windows of 3x3 at stride 1 in float32, with channels enough. Pieces of 4x4 take 36 products for the 64 of four pieces of 2x2. They lose
+    where many of them hang over the edges of small images, and where there are so few that transforming 36 windows takes longer than that saves:
+    measured, 0.4 times as fast on one image of 8x8 with 128 channels, 0.8 on images of 5x5 and 6x6, 1.05 on 9x9, 1.4 on 7x7 and from 16x16 on.
+    """
     if value.op not in _CONVOLUTIONS or value.dtype != "float32":
-        return False
+        return 0
     a = value.attributes
     window = a["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]
     channels = [int(each.shape[1]) for each in _images(value)]  # type: ignore[arg-type]
-    return tuple(window) == (3, 3) and a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1 and min(channels) >= LEAST_CHANNELS
+    fits = tuple(window) == (3, 3) and a["stride"] == a["dilation"] == (1, 1) and a["groups"] == 1 and min(channels) >= LEAST_CHANNELS
+    if not fits:
+        return 0
+    sides = (SMALL_PIECE, LARGE_PIECE) if a.get("error", 0.0) >= LARGE_PIECE_ERROR else (SMALL_PIECE,)
+    return min(sides, key=lambda side: _products(value, samples, side))
+
+
+def _pieced(value: Value) -> tuple[Value, Value]:
+    """The image that is read, and the one whose pieces are made or, for the gradient of the weights, read as well."""
+    large, small = _images(value)
+    return (small, large) if value.op == "conv2d_input_gradient" else (large, small)
+
+
+def _products(value: Value, samples: int, side: int) -> int:
+    """What pieces of a side cost, in products of all channels."""
+    _, height, width = _pieced(value)[1].shape[1:]
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    return (side + 2) ** 2 * (samples * -(-height // side) * -(-width // side) + WINDOWS_COST)
 
 
 def _fast_tile(rows: int, row: int, product: int) -> tuple[int, int]:
@@ -225,17 +252,18 @@ def _fast_tile(rows: int, row: int, product: int) -> tuple[int, int]:
 
 def _winograd(value: Value, n: int) -> tuple[TensorType, ...]:
     """A tile's pieces, the products or the cotangent's pieces, and the transformed weights or each lane's sum of their gradient."""
-    large, small = _images(value)
-    read, pieces = (small, large) if value.op == "conv2d_input_gradient" else (large, small)  # 2x2 pieces of the latter
-    _, height, width, out = image(pieces, n)
+    read, pieces = _pieced(value)
+    samples, height, width, out = image(pieces, n)
+    side = piece_side(value, samples)
+    frequencies = (side + 2) ** 2
     channels = image(read, n)[3]
-    down, right = -(-height // 2), -(-width // 2)
-    lanes, rows = _fast_tile(n * down, right * 16 * max(channels, out), right * channels * out)
+    down, right = -(-height // side), -(-width // side)
+    lanes, rows = _fast_tile(samples * down, right * 16 * max(channels, out), right * channels * out)  # as many pieces, whatever their size
     count, kind = rows * right, value.dtype
-    weights = (lanes, 16, channels, out) if value.op == "conv2d_weight_gradient" else (16, channels, out)
+    weights = (lanes, frequencies, channels, out) if value.op == "conv2d_weight_gradient" else (frequencies, channels, out)
     return (
-        TensorType(kind, (lanes, 16, count * channels + APART)),
-        TensorType(kind, (lanes, 16, count * out + APART)),
+        TensorType(kind, (lanes, frequencies, count * channels + APART)),
+        TensorType(kind, (lanes, frequencies, count * out + APART)),
         TensorType(kind, weights),
     )
 
@@ -259,7 +287,7 @@ def _patches(value: Value, n: int) -> tuple[TensorType, ...]:
 
 def _tiles(value: Value, n: int, orders: Mapping[Value, Any]) -> tuple[TensorType, ...]:
     """The work space of a kernel on tiles, then an image for each operand that does not lie with its channels last."""
-    kinds = () if value.op in _POOLS else _winograd(value, n) if has_winograd(value) else _patches(value, n)
+    kinds = () if value.op in _POOLS else _winograd(value, n) if piece_side(value, image(value.operands[0], n)[0]) else _patches(value, n)
     weights = value.operands[1] if value.op in ("conv2d", "conv2d_input_gradient") else None
     return (*kinds, *(o.type for o in value.operands if o is not weights and orders.get(o) != (0, 2, 3, 1)))
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.ir import Value
-from nnc.compiler.workspace import APART, full_padding, has_tiles, has_winograd
+from nnc.compiler.workspace import APART, full_padding, has_tiles, piece_side
 
 from .bound import Array, Bound
 from .machine_code import Codes
@@ -49,24 +49,24 @@ def _copy(x: Array, out: Array) -> Bound:
 def _convolution(value: Value, arrays: tuple[Array, ...]) -> Iterator[Bound]:
     first, second, out = arrays[:3]
     rows: list[Bound] = []
-    fast = has_winograd(value)
-    count = 3 if fast else 2  # arrays of work space before the copies
+    side = piece_side(value, len(first))
+    count = 3 if side else 2  # arrays of work space before the copies
     space, copies = arrays[3 : 3 + count], list(arrays[3 + count :])
     if value.op == "conv2d":
         x, y = _level(first, copies, rows), out.transpose(0, 2, 3, 1)
-        rows += _winograd(x, second, y, value.attributes["padding"], space, turned=False) if fast else _patches(value, x, second, y, space)
+        rows += _winograd(side, x, second, y, value.attributes["padding"], space, turned=False) if side else _patches(value, x, second, y, space)
     elif value.op == "conv2d_input_gradient":
         g, x = _level(first, copies, rows), out.transpose(0, 2, 3, 1)
         padding = full_padding(value, value.operands[0], second.shape[2:])
-        if fast:
-            rows += _winograd(g, second, x, padding, space, turned=True)
+        if side:
+            rows += _winograd(side, g, second, x, padding, space, turned=True)
         elif value.attributes["stride"] == (1, 1):
             rows += _turned_patches(value, g, second, x, padding, space)
         else:
             rows += _scattered(value, g, second, x, space)
     else:
         x, g = _level(first, copies, rows), _level(second, copies, rows)
-        rows += _winograd_weights(value, x, g, out, space) if fast else _patch_weights(value, x, g, out, space)
+        rows += _winograd_weights(side, value, x, g, out, space) if side else _patch_weights(value, x, g, out, space)
     yield from rows
 
 
@@ -80,36 +80,39 @@ def _share(rows: int, tile: int, lanes: int) -> int:
     return ceil(rows / (rounds * lanes))
 
 
-def _pieces(x: Array, y: Array, cut: Array, other: Array, middle: Array) -> tuple[Any, ...]:
-    """What follows the geometry in the arguments of Winograd's kernels; y is the image of 2x2 pieces, `middle` what follows the lanes."""
+def _pieces(side: int, x: Array, y: Array, cut: Array, other: Array, middle: Array) -> tuple[Any, ...]:
+    """What follows the geometry in the arguments of Winograd's kernels; y is the image of pieces, `middle` what follows the lanes."""
     n, height, width, _ = y.shape
     channels = x.shape[3]
-    down, right = -(-height // 2), -(-width // 2)
+    down, right = -(-height // side), -(-width // side)
     lanes = _lanes(cut)
     tile = (cut.shape[2] - APART) // (right * channels)
     return down, right, n, _share(n * down, tile, lanes), lanes, middle, cut, cut[0].size, cut.shape[2], other, other[0].size, other.shape[2]
 
 
-def _winograd(x: Array, w: Array, y: Array, padding: Any, space: tuple[Array, ...], *, turned: bool) -> list[Bound]:
+def _work(side: int, y: Array, channels: int) -> float:
+    return y.size * channels * 2 * ((side + 2) / side) ** 2 * FLOP
+
+
+def _winograd(side: int, x: Array, w: Array, y: Array, padding: Any, space: tuple[Array, ...], *, turned: bool) -> list[Bound]:
     cut, products, weights = space
-    n, height, width, given = y.shape
-    channels = x.shape[3]
+    channels, given = x.shape[3], y.shape[3]
     taps = w.shape[1] * 9
     shape = (channels, given, taps, 9, 1) if turned else (channels, given, 9, taps, 0)
-    window = Bound(winograd.windows, (w, *shape, weights), channels * given * 4.0)
-    work = n * height * width * channels * given * 8 * FLOP
+    window = Bound(getattr(winograd, f"windows{side}"), (w, *shape, weights), channels * given * 4.0)
     geometry = x, *x.shape[1:], padding[0][0], padding[1][0], y, *y.shape[1:]
-    return [window, Bound(winograd.convolution, (*geometry, *_pieces(x, y, cut, products, weights)), work)]
+    given_to = (*geometry, *_pieces(side, x, y, cut, products, weights))
+    return [window, Bound(getattr(winograd, f"convolution{side}"), given_to, _work(side, y, channels))]
 
 
-def _winograd_weights(value: Value, x: Array, g: Array, out: Array, space: tuple[Array, ...]) -> list[Bound]:
+def _winograd_weights(side: int, value: Value, x: Array, g: Array, out: Array, space: tuple[Array, ...]) -> list[Bound]:
     cut, spread, sums = space
     (top, _), (left, _) = value.attributes["padding"]
-    work = g.size * x.shape[3] * 8 * FLOP
-    pieces = _pieces(x, g, cut, spread, sums)
+    pieces = _pieces(side, x, g, cut, spread, sums)
+    given = x, *x.shape[1:], top, left, g, *g.shape[1:], *pieces
     return [
-        Bound(winograd.weight_gradient, (x, *x.shape[1:], top, left, g, *g.shape[1:], *pieces), work),
-        Bound(winograd.gathered_windows, (sums, pieces[4], x.shape[3], g.shape[3], out), out.size * 0.5),
+        Bound(getattr(winograd, f"weight_gradient{side}"), given, _work(side, g, x.shape[3])),
+        Bound(getattr(winograd, f"gathered_windows{side}"), (sums, pieces[4], x.shape[3], g.shape[3], out), out.size * 0.5),
     ]
 
 

@@ -37,7 +37,7 @@ def _shape(context: Any) -> Any:
     return context.get_value_type(vector)
 
 
-def _masked(builder: Any, count: Any) -> Any:
+def emit_mask(builder: Any, count: Any) -> Any:
     """The mask of the first `count` elements."""
     from llvmlite import ir
 
@@ -62,14 +62,51 @@ def _places(context: Any, builder: Any, address: Any, step: Any) -> Any:
     return builder.inttoptr(at, ir.VectorType(ir.FloatType().as_pointer(), WIDTH))
 
 
-def _access(context: Any, builder: Any, name: str, given: list[Any], result: Any) -> Any:
+def _access(context: Any, builder: Any, name: str, kinds: list[Any], given: list[Any], result: Any) -> Any:
+    from llvmlite import ir
+
+    function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}")
+    return builder.call(function, given)
+
+
+def _alignment() -> Any:
+    from llvmlite import ir
+
+    return ir.Constant(ir.IntType(32), _BYTES)
+
+
+def emit_load(context: Any, builder: Any, address: Any, mask: Any) -> Any:
+    """The instruction of `load`; a mask says which of the sixteen are read."""
     from llvmlite import ir
 
     shape = _shape(context)
-    mask = ir.VectorType(ir.IntType(1), WIDTH)
-    kinds = {"load": [shape.as_pointer(), ir.IntType(32), mask, shape], "store": [shape, shape.as_pointer(), ir.IntType(32), mask]}[name]
-    function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}.v{WIDTH}f32.p0")
-    return builder.call(function, given)
+    at = builder.inttoptr(address, shape.as_pointer())
+    kinds = [at.type, ir.IntType(32), mask.type, shape]
+    return _access(context, builder, f"load.v{WIDTH}f32.p0", kinds, [at, _alignment(), mask, ir.Constant(shape, None)], shape)
+
+
+def emit_store(context: Any, builder: Any, address: Any, value: Any, mask: Any) -> None:
+    from llvmlite import ir
+
+    at = builder.inttoptr(address, _shape(context).as_pointer())
+    kinds = [value.type, at.type, ir.IntType(32), mask.type]
+    _access(context, builder, f"store.v{WIDTH}f32.p0", kinds, [value, at, _alignment(), mask], ir.VoidType())
+
+
+def emit_load_apart(context: Any, builder: Any, address: Any, step: Any, mask: Any) -> Any:
+    from llvmlite import ir
+
+    shape, places = _shape(context), _places(context, builder, address, step)
+    kinds = [places.type, ir.IntType(32), mask.type, shape]
+    return _access(context, builder, f"gather.v{WIDTH}f32.v{WIDTH}p0", kinds, [places, _alignment(), mask, ir.Constant(shape, None)], shape)
+
+
+def emit_store_apart(context: Any, builder: Any, address: Any, step: Any, value: Any, mask: Any) -> None:
+    from llvmlite import ir
+
+    places = _places(context, builder, address, step)
+    kinds = [value.type, places.type, ir.IntType(32), mask.type]
+    _access(context, builder, f"scatter.v{WIDTH}f32.v{WIDTH}p0", kinds, [value, places, _alignment(), mask], ir.VoidType())
 
 
 @intrinsic
@@ -77,11 +114,7 @@ def load(context: Any, address: Any, count: Any) -> Any:
     """The numbers at an address; 0 behind the first `count`."""
 
     def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        from llvmlite import ir
-
-        shape = _shape(context)
-        at = builder.inttoptr(given[0], shape.as_pointer())
-        return _access(context, builder, "load", [at, ir.Constant(ir.IntType(32), _BYTES), _masked(builder, given[1]), ir.Constant(shape, None)], shape)
+        return emit_load(context, builder, given[0], emit_mask(builder, given[1]))
 
     return vector(types.int64, types.int64), made
 
@@ -89,45 +122,10 @@ def load(context: Any, address: Any, count: Any) -> Any:
 @intrinsic
 def store(context: Any, address: Any, value: Any, count: Any) -> Any:
     def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        from llvmlite import ir
-
-        at = builder.inttoptr(given[0], _shape(context).as_pointer())
-        _access(context, builder, "store", [given[1], at, ir.Constant(ir.IntType(32), _BYTES), _masked(builder, given[2])], ir.VoidType())
+        emit_store(context, builder, given[0], given[1], emit_mask(builder, given[2]))
         return context.get_dummy_value()
 
     return types.void(types.int64, vector, types.int64), made
-
-
-@intrinsic
-def load_apart(context: Any, address: Any, step: Any, count: Any) -> Any:
-    """Numbers that lie `step` bytes from one to the next; 0 behind the first `count`."""
-
-    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        from llvmlite import ir
-
-        shape = _shape(context)
-        places, mask = _places(context, builder, given[0], given[1]), _masked(builder, given[2])
-        kinds = [places.type, ir.IntType(32), mask.type, shape]
-        function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(shape, kinds), f"llvm.masked.gather.v{WIDTH}f32.v{WIDTH}p0")
-        return builder.call(function, [places, ir.Constant(ir.IntType(32), _BYTES), mask, ir.Constant(shape, None)])
-
-    return vector(types.int64, types.int64, types.int64), made
-
-
-@intrinsic
-def store_apart(context: Any, address: Any, step: Any, value: Any, count: Any) -> Any:
-    """Write numbers `step` bytes from one to the next."""
-
-    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
-        from llvmlite import ir
-
-        places, mask = _places(context, builder, given[0], given[1]), _masked(builder, given[3])
-        kinds = [given[2].type, places.type, ir.IntType(32), mask.type]
-        function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), kinds), f"llvm.masked.scatter.v{WIDTH}f32.v{WIDTH}p0")
-        builder.call(function, [given[2], places, ir.Constant(ir.IntType(32), _BYTES), mask])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, vector, types.int64), made
 
 
 @intrinsic
