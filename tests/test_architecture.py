@@ -243,7 +243,7 @@ ONLY_IN = {
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
     "numba": {"nnc.runtime.machine_code", "nnc.runtime.vector_math"},
-    "llvmlite": {"nnc.runtime.machine_code", "nnc.runtime.blas", "nnc.runtime.addresses", "nnc.runtime.compiled_csv", "nnc.runtime.vectors", "nnc.runtime.transforms"},
+    "llvmlite": {f"nnc.runtime.{name}" for name in ("machine_code", "blas", "addresses", "compiled_csv", "vectors", "transforms")},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 

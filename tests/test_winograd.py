@@ -17,7 +17,7 @@ from nnc.compiler import plan
 from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
 from nnc.compiler.passes.tolerant import tolerant
 from nnc.compiler.workspace import piece_side
-from nnc.runtime.engine import missing
+from nnc.runtime.engine import require_fast
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
 
@@ -30,7 +30,7 @@ Array = np.ndarray[Any, Any]
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNC_CACHE", str(tmp_path_factory.mktemp("code")))
-        assert not missing()
+        require_fast()
         yield
 
 
