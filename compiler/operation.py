@@ -14,6 +14,7 @@ from inspect import cleandoc
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core.core_schema import CoreSchema, is_instance_schema
 
 from .ir import Dim, Shape, Value
 from .record import record
@@ -76,8 +77,18 @@ class Refers:
     to: Literal["column", "data", "metric", "parameter", "output"]
 
 
+class Whole:
+    """A value that a field takes as it is. Pydantic would look into a dataclass, and first find out how."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return is_instance_schema(cls)
+
+
 @record
-class Reference:
+class Reference(Whole):
     """A name given as an argument, with its place."""
 
     name: str
@@ -107,7 +118,7 @@ class Operation:
 
 
 @record
-class Bound:
+class Bound(Whole):
     """An operation with its arguments, as written at `span`. `spans` are the places of the arguments."""
 
     operation: Operation
@@ -122,7 +133,7 @@ class Bound:
 
 
 @record
-class Weighted:
+class Weighted(Whole):
     """One term of a sum of operations."""
 
     weight: float

@@ -179,15 +179,14 @@ def csv_schema(path: Path, separator: str, header: bool, missing: Iterable[str])
     names, rows = read_cells(path, separator, header)
     whole = path.stat().st_size <= WHOLE_BYTES
     gone = {"", *missing}
-    distinct: list[dict[str, None]] = [{} for _ in names]
+    looked_at = islice(rows, None if whole else 1000)
+    distinct: list[set[str]] = [set() for _ in names]
     count = 0
-    for _, row in rows:
-        for seen, cell in zip(distinct, row, strict=True):
+    while block := [row for _, row in islice(looked_at, 256)]:  # turned into columns, whose cells are taken in one go
+        count += len(block)
+        for seen, column in zip(distinct, zip(*block, strict=True), strict=True):
             if len(seen) < MAX_CATEGORIES:
-                seen[cell] = None
-        count += 1
-        if not whole and count == 1000:
-            break
+                seen.update(column)
     columns, values = {}, {}
     for name, seen in zip(names, distinct, strict=True):
         cells = [c for c in seen if c.strip() not in gone]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -322,6 +324,15 @@ def test_libraries_are_imported_where_they_belong(name: str) -> None:
         if not name.startswith(("nnc.compiler", "nnc.runtime")):
             assert library not in THIRD_PARTY, f"{name} is thin"
             assert not (at_load and target.startswith("nnc.runtime")), "`nnc check` starts without the runtime"
+
+
+def test_a_check_loads_no_library_for_arrays() -> None:
+    """Of itself or of what it stands on: a start has no time for any of them."""
+    code = "import sys; from nnc.cli import main; main(['check', sys.argv[1]]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(ROOT / "specs" / "digits.nn")], capture_output=True, text=True, timeout=60, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+    assert loaded & THIRD_PARTY == {"lark", "pydantic"}
+    assert not loaded & {"scipy", "asyncio", "multiprocessing"}
 
 
 def test_every_library_of_the_table_is_imported_somewhere() -> None:

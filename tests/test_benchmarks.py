@@ -141,6 +141,19 @@ def test_the_memory_of_a_training_is_what_was_predicted():
     assert all(0.9 < ratio < 1.1 for ratio in ratios.values()), done.stdout
 
 
+# Starts
+
+
+def test_starts_and_deep_networks_are_measured():
+    script = COMPARE.parent / "start.py"
+    done = subprocess.run([sys.executable, str(script), "--processes", "1", "--layers", "20", "40"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()[-3:]]
+    assert [row[0] for row in rows] == ["dense, relu", "residual", "residual, images"]
+    assert all(0 < float(few) < float(many) for _, few, many in rows), done.stdout
+    assert "shakespeare" in done.stdout
+
+
 # What is trained
 
 SIDE_BY_SIDE = 3  # steps
