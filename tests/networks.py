@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from nnc import load
 from nnc.compiler.ir import Graph, Value
 from nnc.runtime.executor import Arena, Executor
+from nnc.runtime.model import Model
 
 Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]
@@ -162,3 +165,17 @@ def spread(model: Any, seed: int) -> None:
     for name, array in model.parameters.items():
         if not name.endswith(DRAWN_ONCE):
             array[...] = random.uniform(0.5, 1.5, array.shape) if name.endswith(POSITIVE) else random.normal(0, 0.6, array.shape)
+
+
+def goes_on_from_a_file(whole: Model, half: Model, batch: Mapping[str, Any], folder: Path) -> None:
+    """Six steps of one model are three of its twin and three of what a file kept of that, bit for bit."""
+    for _ in range(6):
+        whole.step(batch)
+    for _ in range(3):
+        half.step(batch)
+    half.save(folder / "half.safetensors")
+    again = load(folder / "half.safetensors")
+    for _ in range(3):
+        again.step(batch)
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(again.state()[name], array, err_msg=name)

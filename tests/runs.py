@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import numpy as np
 
 from nnc.cli import main
 from nnc.runtime.files import TEMPORARY, read_arrays
+from nnc.runtime.train import Progress
 
 Array = np.ndarray[Any, Any]
 
@@ -115,6 +119,29 @@ def refused(said: Said, code: str, *words: str, status: int = 1) -> str:
 def write(path: Path, text: str) -> Path:
     path.write_text(text, "utf-8")
     return path
+
+
+def at_step(step: int, stop: Callable[[], object]) -> Progress:
+    """An observer of a training that stops it in this step."""
+    seen = count(1)
+
+    def on_step(*_: Any) -> None:
+        if next(seen) == step:
+            stop()
+
+    return Progress(on_step=on_step)
+
+
+def interrupt() -> None:
+    """Ctrl-C, as the terminal gives it."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def raising(error: type[BaseException]) -> Callable[[], object]:
+    def stop() -> None:
+        raise error
+
+    return stop
 
 
 def digest(arrays: Mapping[str, Array]) -> str:

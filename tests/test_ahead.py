@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import at_step, raising
 
 import nnc
 from nnc.runtime.data import ahead
 from nnc.runtime.data.ahead import Batches
 from nnc.runtime.data.stored import Stored
-from nnc.runtime.train import Interrupted, Progress
+from nnc.runtime.train import Interrupted
 
 SPEC = """
 network(image: float32[1, 4, 4]) { return y = image -> flatten -> dense(3) -> softmax }
@@ -63,22 +64,15 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path: Path,
     monkeypatch.setattr(ahead, "usable_cores", lambda: 1 << 20)
     whole = nnc.train(spec, out=tmp_path / "whole")
     monkeypatch.setattr("nnc.runtime.train.CHECKPOINT_SECONDS", 0.0)
-    count = 0
 
     class Stop(Exception):
         pass
-
-    def stop(*_: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == 12:
-            raise Stop
 
     from nnc.compiler.pipeline import read
     from nnc.runtime.train import train
 
     with pytest.raises(Stop):
-        train(read(spec), tmp_path, tmp_path / "run", progress=Progress(on_step=stop))
+        train(read(spec), tmp_path, tmp_path / "run", progress=at_step(12, raising(Stop)))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnc-batches")]
     assert weights(train(read(spec), tmp_path, tmp_path / "run", resume=True)) == weights(whole)
 

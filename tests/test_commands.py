@@ -61,14 +61,18 @@ def people(rows: int = 120, seed: int = 0) -> str:
     return "\n".join(lines) + "\n"
 
 
+def run_of_people(word: str, folder: Path) -> Path:
+    """PEOPLE, trained in a folder by `nnc train` or the whole `nnc run`."""
+    write(folder / "people.csv", people())
+    said = nnc(word, write(folder / "people.nn", PEOPLE), "-o", folder / "run")
+    assert said.status == 0, said.err
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run of PEOPLE; nothing changes it."""
-    folder = tmp_path_factory.mktemp("people")
-    write(folder / "people.csv", people())
-    said = nnc("train", write(folder / "people.nn", PEOPLE), "-o", folder / "run")
-    assert said.status == 0, said.err
-    return folder / "run"
+    return run_of_people("train", tmp_path_factory.mktemp("people"))
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import differences, spread
-from runs import write
+from runs import at_step, raising, write
 
 import nnc
 from nnc.compiler.objective import PARTNER, SHARE
 from nnc.compiler.training import gradient_graph
 from nnc.runtime.data.augment import AUGMENTATIONS, augment
 from nnc.runtime.executor import Executor
-from nnc.runtime.train import Progress, train
+from nnc.runtime.train import train
 
 Array = np.ndarray[Any, Any]
 ROWS = 40
@@ -199,16 +199,8 @@ def test_training_mixes_and_figures_do_not_and_a_resumed_run_is_the_same(tmp_pat
     batch = {name: array[part] for name, array in found.items()}
     assert whole.figures["validation"]["loss"] == pytest.approx(whole.model.loss(batch), rel=1e-9)
     assert whole.history[-1]["train"]["loss"] != pytest.approx(whole.figures["train"]["loss"], rel=1e-3)
-    source, seen = nnc.compiler.pipeline.read(spec_path), 0
-
-    def stop(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == 18:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(source, tmp_path, tmp_path / "run", progress=Progress(on_step=stop))
+        train(nnc.compiler.pipeline.read(spec_path), tmp_path, tmp_path / "run", progress=at_step(18, raising(KeyboardInterrupt)))
     resumed = nnc.train(spec_path, out=tmp_path / "run", resume=True)
     for name, array in whole.model.state().items():
         np.testing.assert_array_equal(resumed.model.state()[name], array, err_msg=name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import Word, spec, spread, word
+from networks import Word, goes_on_from_a_file, spec, spread, word
 from oracles.rules import RULES
 
 import nnc
@@ -314,17 +314,7 @@ def test_a_parameter_without_influence_keeps_its_value() -> None:
 def test_training_goes_on_where_a_file_left_it(tmp_path: Path) -> None:
     text = spec(BODY + "", optimizer="adam(weight_decay=0.1)", groups="[group(h, rate=0.5)]")
     whole, batch = started(text)
-    half, _ = started(text)
-    for _ in range(6):
-        whole.step(batch)
-    for _ in range(3):
-        half.step(batch)
-    half.save(tmp_path / "half.safetensors")
-    again = nnc.load(tmp_path / "half.safetensors")
-    for _ in range(3):
-        again.step(batch)
-    for name, array in whole.state().items():
-        np.testing.assert_array_equal(again.state()[name], array, err_msg=name)
+    goes_on_from_a_file(whole, started(text)[0], batch, tmp_path)
 
 
 # Clipping

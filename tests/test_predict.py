@@ -14,7 +14,7 @@ import pytest
 from pyarrow import csv as arrow_csv
 from pyarrow import parquet
 from runs import TINY, leftovers, nnc, process, refused, write
-from test_commands import PEOPLE, columns_of, people
+from test_commands import PEOPLE, columns_of, people, run_of_people
 
 from nnc import terminal
 from nnc.runtime import deployed, device
@@ -24,11 +24,7 @@ from nnc.runtime.bundle import MANIFEST
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained run of PEOPLE with its bundle in `export`; nothing changes it."""
-    folder = tmp_path_factory.mktemp("people")
-    write(folder / "people.csv", people())
-    said = nnc("run", write(folder / "people.nn", PEOPLE), "-o", folder / "run")
-    assert said.status == 0, said.err
-    return folder / "run"
+    return run_of_people("run", tmp_path_factory.mktemp("people"))
 
 
 def arrays_of(path: Path) -> dict[str, Any]:

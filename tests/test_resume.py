@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import DIGITS, STEPS, command, leftovers, nnc, outcome, process, refused, write
+from runs import DIGITS, STEPS, at_step, command, interrupt, leftovers, nnc, outcome, process, refused, write
 
 import nnc as api
 from nnc.compiler.pipeline import read
@@ -45,16 +45,8 @@ def figures(out: str) -> str:
 
 def train_until(spec: Path, run: Path, step: int, resume: bool) -> bool:
     """Train on until Ctrl-C in this step of the process; whether it came before the end."""
-    seen = 0
-
-    def on_step(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
     try:
-        train(read(spec), spec.parent, run, resume=resume, progress=Progress(on_step=on_step))
+        train(read(spec), spec.parent, run, resume=resume, progress=at_step(step, interrupt))
     except Interrupted:
         return True
     return False

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import spec, spread
+from networks import goes_on_from_a_file, spec, spread
 
 import nnc
 import nnc.compiler.ops
@@ -179,16 +179,7 @@ def test_at_the_minimum_nothing_moves(optimizer: str) -> None:
 def test_a_solver_continues_from_a_file(optimizer: str, tmp_path: Any) -> None:
     batch = rows("number")
     whole, half = (model_of(DEEP, "mse", f"{optimizer}(damping=0.5)" if optimizer == "newton" else optimizer) for _ in range(2))
-    for _ in range(6):
-        whole.step(batch)
-    for _ in range(3):
-        half.step(batch)
-    half.save(tmp_path / "half.safetensors")
-    again = nnc.load(tmp_path / "half.safetensors")
-    for _ in range(3):
-        again.step(batch)
-    for name, array in whole.state().items():
-        np.testing.assert_array_equal(again.state()[name], array, err_msg=name)
+    goes_on_from_a_file(whole, half, batch, tmp_path)
 
 
 @pytest.mark.parametrize("optimizer", SOLVERS)

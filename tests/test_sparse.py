@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import spec, spread
-from runs import write
+from runs import at_step, raising, write
 
 import nnc
 from nnc.compiler import sparse
 from nnc.compiler.ir import concrete
 from nnc.compiler.plan import plan
 from nnc.runtime.executor import Executor
-from nnc.runtime.train import Interrupted, Progress, train
+from nnc.runtime.train import Interrupted, train
 
 Array = np.ndarray[Any, Any]
 ROWS = 300
@@ -230,16 +230,8 @@ def test_a_training_by_rows_resumes_bit_for_bit(tmp_path: Path) -> None:
     spec_path = write(tmp_path / "a.nn", RUN)
     whole = nnc.train(spec_path, out=tmp_path / "whole").model
     assert any(bundle.sparse for bundle in whole.program.bundles)
-    source, steps = nnc.compiler.pipeline.read(spec_path), 0
-
-    def stop(*_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        if steps == 10:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(source, tmp_path, tmp_path / "run", progress=Progress(on_step=stop))
+        train(nnc.compiler.pipeline.read(spec_path), tmp_path, tmp_path / "run", progress=at_step(10, raising(KeyboardInterrupt)))
     resumed = nnc.train(spec_path, out=tmp_path / "run", resume=True).model
     assert issubclass(Interrupted, KeyboardInterrupt)
     for name, array in whole.state().items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from runs import DIGITS, STEPS, TINY, history, nnc, outcome, process, refused, write
+from runs import DIGITS, STEPS, TINY, at_step, history, interrupt, nnc, outcome, process, refused, write
 from test_onnx_training import CUDA, EPSILON, Twins, apart, operators, single
 
 import nnc as api
@@ -23,7 +22,7 @@ from nnc.runtime.device import PROVIDERS, obstacle, session
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import KERNELS, Randomness
 from nnc.runtime.onnx_steps import states, training_file
-from nnc.runtime.train import Interrupted, Progress, train
+from nnc.runtime.train import Interrupted, train
 
 SPECS = Path(__file__).parent.parent / "specs"
 NAMES = sorted(path.stem for path in SPECS.glob("*.nn"))
@@ -189,18 +188,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     return outcome(folder / "run"), said.out.partition("\n\n")[0]
 
 
-def interrupt(spec: Path, run: Path, step: int, resume: bool) -> None:
+def train_until(spec: Path, run: Path, step: int, resume: bool) -> None:
     """Train on until Ctrl-C in this step of the process."""
-    seen = 0
-
-    def on_step(*_: Any) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
     with pytest.raises(Interrupted):
-        train(read(spec), spec.parent, run, resume=resume, progress=Progress(on_step=on_step), engine="onnxruntime")
+        train(read(spec), spec.parent, run, resume=resume, progress=at_step(step, interrupt), engine="onnxruntime")
 
 
 @pytest.mark.parametrize("stops", [(1,), (STEPS,), (7, STEPS, 2 * STEPS + 3)])
@@ -208,7 +199,7 @@ def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, whole: Any, stop
     """Dropout, batch norm, adam, a schedule, early stopping, a shuffled order."""
     spec, run = write(tmp_path / "digits.nn", DIGITS), tmp_path / "run"
     for i, step in enumerate(stops):
-        interrupt(spec, run, step, resume=i > 0)
+        train_until(spec, run, step, resume=i > 0)
     said = nnc("train", spec, "-o", run, "--resume", "--engine", "onnxruntime", "--device", "cpu")
     assert said.status == 0, said.err
     assert "--device cuda" not in said.err
@@ -226,7 +217,7 @@ def test_it_follows_numpys_training(tmp_path: Path, whole: Any) -> None:
 
 def test_a_run_goes_on_with_another_engine(tmp_path: Path) -> None:
     spec, run = write(tmp_path / "digits.nn", DIGITS), tmp_path / "run"
-    interrupt(spec, run, STEPS + 1, resume=False)
+    train_until(spec, run, STEPS + 1, resume=False)
     said = nnc("train", spec, "-o", run, "--resume", "--engine", "numpy")
     assert said.status == 0
     assert "the environment differs (engine)" in said.err
