@@ -37,6 +37,23 @@ def _at(step: int, steps: int, reverse: int) -> tuple[int, int]:
     return (steps - 1 - step, steps - step) if reverse else (step, step - 1)
 
 
+@compiled()
+def _clear(x: int, count: int) -> None:
+    numbers = float32_at(x)
+    for i in range(count):
+        numbers[i] = f32(0)
+
+
+@compiled()
+def _recurrent(first: int, last: int, units: int, gates: int, step: int, h: int, r: int, q: int) -> None:
+    """q = h R^T for the samples of a part; 0 at the first step in time, before which there is no h."""
+    row = gates * units
+    if step == 0:
+        _clear(q + 4 * first * row, (last - first) * row)
+    else:
+        _product(last - first, row, units, h + 4 * first * units, r, q + 4 * first * row)
+
+
 @kernel
 def lstm(a: Any, part: int, parts: int) -> None:
     """z, its step, its sample, R^T [units, 4 units], kept [7, steps, n, units], steps, n, units, reverse, q [n, 4 units], a row of zeros."""
@@ -47,12 +64,7 @@ def lstm(a: Any, part: int, parts: int) -> None:
     block = steps * n * units
     for step in range(steps):
         t, before = _at(step, steps, reverse)
-        if step == 0:
-            nothing = float32_at(q + 16 * first * units)
-            for i in range(4 * (last - first) * units):
-                nothing[i] = f32(0)
-        else:
-            _product(last - first, 4 * units, units, kept + 4 * (before * n + first) * units, r, q + 16 * first * units)
+        _recurrent(first, last, units, 4, step, kept + 4 * before * n * units, r, q)
         for s in range(first, last):
             at = kept + 4 * (t * n + s) * units
             old = zeros if step == 0 else kept + 4 * (block + (before * n + s) * units)
@@ -87,6 +99,8 @@ def lstm_back(a: Any, part: int, parts: int) -> None:
     if first == last:
         return
     block = steps * n * units
+    _clear(dh + 4 * first * units, (last - first) * units)
+    _clear(dc + 4 * first * units, (last - first) * units)
     for back in range(steps):
         t, before = _at(steps - 1 - back, steps, reverse)
         after = t - 1 if reverse else t + 1
@@ -97,11 +111,6 @@ def lstm_back(a: Any, part: int, parts: int) -> None:
             old = zeros if back == steps - 1 else kept + 4 * (block + (before * n + s) * units)
             x, g = dz + 16 * (t * n + s) * units, kept + 4 * (3 * block + 4 * (t * n + s) * units)
             one = 4 * units
-            if back == 0:
-                empty, carried = float32_at(dh + 4 * s * units), float32_at(dc + 4 * s * units)
-                for k in range(units):
-                    empty[k] = f32(0)
-                    carried[k] = f32(0)
             _lstm_cell_back(units, float32_at(g_h + 4 * (t * g_step + s * g_sample)), float32_at(dh + 4 * s * units), float32_at(dc + 4 * s * units),
                             float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(g + 3 * one), float32_at(old), float32_at(at + 8 * block),
                             float32_at(x), float32_at(x + one), float32_at(x + 2 * one), float32_at(x + 3 * one))  # fmt: skip
@@ -134,12 +143,7 @@ def gru(a: Any, part: int, parts: int) -> None:
     block = steps * n * units
     for step in range(steps):
         t, before = _at(step, steps, reverse)
-        if step == 0:
-            nothing = float32_at(q + 12 * first * units)
-            for i in range(3 * (last - first) * units):
-                nothing[i] = f32(0)
-        else:
-            _product(last - first, 3 * units, units, kept + 4 * (before * n + first) * units, r, q + 12 * first * units)
+        _recurrent(first, last, units, 3, step, kept + 4 * before * n * units, r, q)
         for s in range(first, last):
             at = kept + 4 * (t * n + s) * units
             old = zeros if step == 0 else kept + 4 * (before * n + s) * units
@@ -173,6 +177,8 @@ def gru_back(a: Any, part: int, parts: int) -> None:
         return
     block = steps * n * units
     dq = dz + 12 * block
+    _clear(dh + 4 * first * units, (last - first) * units)
+    _clear(passed + 4 * first * units, (last - first) * units)
     for back in range(steps):
         t, before = _at(steps - 1 - back, steps, reverse)
         after = t - 1 if reverse else t + 1
@@ -183,11 +189,6 @@ def gru_back(a: Any, part: int, parts: int) -> None:
             old = zeros if back == steps - 1 else kept + 4 * (before * n + s) * units
             row, g = 12 * (t * n + s) * units, kept + 4 * (2 * block + 3 * (t * n + s) * units)
             x, y, one = dz + row, dq + row, 4 * units
-            if back == 0:
-                empty, carried = float32_at(dh + 4 * s * units), float32_at(passed + 4 * s * units)
-                for k in range(units):
-                    empty[k] = f32(0)
-                    carried[k] = f32(0)
             _gru_cell_back(units, float32_at(g_h + 4 * (t * g_step + s * g_sample)), float32_at(dh + 4 * s * units), float32_at(passed + 4 * s * units),
                            float32_at(g), float32_at(g + one), float32_at(g + 2 * one), float32_at(old), float32_at(at + 4 * block),
                            float32_at(x), float32_at(x + one), float32_at(x + 2 * one),
