@@ -235,11 +235,12 @@ def _recurrent(emit: Emitter, value: Value, inputs: list[str]) -> str:
     """RNN, LSTM or GRU over steps first; their outputs are [steps, directions, N, units] and [directions, N, units]."""
     kind, _, activation = value.attributes["kind"].partition("_")
     directions, _, units = value.operands[2].shape
+    assert isinstance(directions, int)
     attributes: dict[str, Any] = {"hidden_size": units, "direction": "bidirectional" if directions == 2 else "forward"}
     if kind == "gru":
         attributes["linear_before_reset"] = 1
     if activation:
-        attributes["activations"] = [activation.capitalize()] * directions  # type: ignore[operator]
+        attributes["activations"] = [activation.capitalize()] * directions
     first = emit.node("Transpose", inputs[0], perm=[1, 0, 2])
     sequences = value.attributes["sequences"]
     found = emit.node(kind.upper(), first, *inputs[1:], place=0 if sequences else 1, **attributes)

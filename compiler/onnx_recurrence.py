@@ -48,7 +48,7 @@ def _blocks(emit: Emitter, value: Value, cells: str) -> list[str]:
     apart = blocks - gates
     found = [emit.node("Squeeze", emit.node("Slice", cells, *(sizes(emit, [k]) for k in (i, i + 1, 0))), sizes(emit, [0])) for i in range(apart)]
     last = emit.node("Slice", cells, *(sizes(emit, [k]) for k in (apart, blocks, 0)))
-    return [*found, reshape_to(emit, last, (kept[1], kept[2], gates * kept[3]))]  # type: ignore[operator]
+    return [*found, reshape_to(emit, last, (kept[1], kept[2], gates * _units(value)))]
 
 
 def _gate(emit: Emitter, x: str, units: int, first: int, count: int = 1) -> str:
@@ -125,12 +125,13 @@ def _one_minus(emit: Emitter, value: Value, x: str) -> str:
 def _before(emit: Emitter, value: Value, states: str) -> str:
     """Of states [steps, N, units] at each step the one before it in time; zeros at the first."""
     steps, n, units = value.operands[0].shape[0], value.operands[0].shape[1], _units(value)
+    assert isinstance(steps, int)
     zero = zeros(emit, value.dtype, (1, n, units))
     if steps == 1:
         return zero
     reverse = value.attributes["reverse"]
-    first, last = (1, steps) if reverse else (0, steps - 1)  # type: ignore[operator]
-    rest = emit.node("Slice", states, *(sizes(emit, [k]) for k in (first, last, 0)))  # type: ignore[list-item]
+    first, last = (1, steps) if reverse else (0, steps - 1)
+    rest = emit.node("Slice", states, *(sizes(emit, [k]) for k in (first, last, 0)))
     return emit.node("Concat", rest, zero, axis=0) if reverse else emit.node("Concat", zero, rest, axis=0)
 
 

@@ -150,7 +150,7 @@ def _avg_pool_gradient(emit: Emitter, value: Value, inputs: list[str]) -> str:
     a, (g,) = value.attributes, value.operands
     n, channels, *out = g.shape
     (high, wide), stride, size = a["window"], a["stride"], a["size"]
-    counts = [[_inside(i, axis, a, size) for i in range(length)] for axis, length in enumerate(out)]  # type: ignore[arg-type]
+    counts = [[_inside(i, axis, a, size) for i in range(length)] for axis, length in enumerate(static(tuple(out)))]
     inverse = [1 / (rows * columns) for rows in counts[0] for columns in counts[1]]
     shares = emit.node("Mul", inputs[0], emit.tensor(inverse, value.dtype, [1, 1, *static(tuple(out))]))
     if _tiles(value, value.shape, g.shape):

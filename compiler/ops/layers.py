@@ -100,7 +100,8 @@ def dropout(build: Build, x: Value, p: DropoutParams) -> Value:
     if (p.rate is None) == (p.keep is None):
         raise Refusal("E204", label="give one of rate and keep", help="write dropout(0.2) or dropout(keep=0.8)",
                       operation="dropout", argument="rate")  # fmt: skip
-    keep = p.keep if p.keep is not None else 1 - p.rate  # type: ignore[operator]
+    keep = p.keep if p.rate is None else 1 - p.rate
+    assert keep is not None
     if keep == 1:
         return x
     if not build.training:
