@@ -297,17 +297,17 @@ def show(made: Plan) -> str:
                 numbers[value] = f"%{len(numbers)}"
     lines = [f"# batch {made.n}, arena {made.arena_bytes:,} bytes, {len(made.steps)} steps"]
     lines += [f"once    {numbers[v]} = {v.op}({', '.join(numbers[o] for o in v.operands)})" for v in made.static]
-    steps = set(made.steps)
+    position = {value: at for at, value in enumerate(made.steps)}
     for value in made.graph.order():
         shape = "x".join(map(str, concrete(value.shape, made.n))) or "scalar"
         arguments = ", ".join(numbers[o] for o in value.operands)
         if value in made.aliases:
             lines.append(f"view    {numbers[value]} = {value.op}({arguments}) {shape}")
-        elif value in steps:
+        elif value in position:
             place = made.places[value]
             where = {"arena": f"@{place.offset}", "inside": "in pack", "variable": f"over {place.name}"}[place.kind]
             over = " in place" if value in made.in_place else ""
-            phase = "forward" if made.steps.index(value) < made.forward else "update "
+            phase = "forward" if position[value] < made.forward else "update "
             notes = [value.origin] if value.origin else []
             if "error" in value.attributes:  # in which form the fast engine may make use of that
                 side = piece_side(value, image(value.operands[0], made.n)[0])
