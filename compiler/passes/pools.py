@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ..ir import Value, rebuild, topological
+from ..ir import Value, rebuild, rewired, topological
 
 _RISING = frozenset(("add", "maximum", "minimum"))
 
@@ -19,11 +19,7 @@ def pool_first(roots: list[Value]) -> list[Value]:
     users.update(roots)
     new: dict[Value, Value] = {}
     for value in values:
-        operands = tuple(new[o] for o in value.operands)
-        same = all(a is b for a, b in zip(operands, value.operands, strict=True))
-        new[value] = value if same else rebuild(value, operands)
-        if value.op == "max_pool":
-            new[value] = _moved(value, users, new)
+        new[value] = _moved(value, users, new) if value.op == "max_pool" else rewired(value, new)
     return [new[r] for r in roots]
 
 
@@ -34,7 +30,7 @@ def _moved(pool: Value, users: Counter[Value], new: dict[Value, Value]) -> Value
     while users[x] == 1 and (index := _image(x)) is not None:
         steps.append((x, index))
         x = x.operands[index]
-    result = rebuild(pool, (new[x],)) if steps else new[pool]
+    result = rebuild(pool, (new[x],)) if steps else rewired(pool, new)
     for step, index in reversed(steps):
         other = new[step.operands[1 - index]]
         result = rebuild(step, (other, result) if index else (result, other))
