@@ -170,6 +170,13 @@ def fused(made: Plan, values: Sequence[Value], calls: Sequence[Call], randomness
         if step is not None:
             _join(groups, step)
             continue
+        spread = _spread(value, arrays)
+        if spread is not None:
+            close()
+            copy, step = spread
+            compiled += copy
+            _join(groups, step)
+            continue
         if kernel is nothing or _take_sum(groups, value, arrays[0], arrays[1]):
             continue
         bound = native(value, arrays, randomness, faults)
@@ -231,6 +238,21 @@ def _step(value: Value, arrays: tuple[Array, ...]) -> Step | None:
     if any(o is None for o in operands) or len({o.inner for o in operands if o is not None and o.inner}) > 1:
         return None
     return Step(value, [o for o in operands if o is not None], flat, tuple((axis, out.shape[axis]) for axis in order))
+
+
+def _spread(value: Value, arrays: tuple[Array, ...]) -> tuple[Sequence[Bound], Step] | None:
+    """A copy to the result's place of the one operand that lies in another order, or is repeated along axes in the middle; the step takes it from there."""
+    if value.op not in loops.TERMS:
+        return None
+    count = len(value.operands)
+    given, out = arrays[:count], arrays[count]
+    order = _order_of(out)
+    other = [i for i, a in enumerate(given) if _operand(a, out, order) is None]
+    if len(other) != 1 or any(_meet(byte_bounds(a), byte_bounds(out)) for a in given):
+        return None
+    step = _step(value, (*given[: other[0]], out, *given[other[0] + 1 :], out))
+    copy = None if step is None else copied(np.broadcast_to(given[other[0]], out.shape), out)
+    return None if step is None or copy is None else (copy, step)
 
 
 def _order_of(array: Array) -> tuple[int, ...]:

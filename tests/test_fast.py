@@ -77,6 +77,21 @@ def test_a_training_is_the_same_on_both_engines(name: str, precision: str, toler
     assert fewer < calls
 
 
+@pytest.mark.parametrize("tail", ["max_pool(2) -> flatten -> dense(3)", "flatten -> dense(3)", "global_avg_pool -> dense(3)"])
+def test_a_gradient_that_lies_otherwise_than_its_image_does_not_part_the_program(tail: str, three: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back through a flatten has its channels first, and what comes back from a mean is the same for all places."""
+    text = spec(f"  return output = x -> dense(96) -> reshape([3, 4, 8]) -> conv2d(5, kernel=3, padding=same) -> relu -> {tail} -> softmax",
+                loss="cross_entropy(output, y)", optimizer="sgd(lr=0.1)", precision="float32")  # fmt: skip
+    random = np.random.default_rng(0)
+    batch = {"x": random.normal(size=(9, 3)), "y": random.integers(0, 3, 9)}
+    plain, state, _ = trained(text, batch, "numpy", monkeypatch)
+    found, reached, calls = trained(text, batch, "fast", monkeypatch)
+    assert calls == 2
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+    for key, array in state.items():
+        np.testing.assert_allclose(reached[key], array, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
 @pytest.mark.parametrize("seed", range(400, 406))
 def test_gradients_of_random_networks_are_the_same(seed: int) -> None:
     """Every elementwise primitive that a network has, in whatever order, over memory that the plan reuses."""
