@@ -154,6 +154,19 @@ def test_starts_and_deep_networks_are_measured():
     assert "shakespeare" in done.stdout
 
 
+# Reading files
+
+
+def test_reading_a_csv_file_is_measured():
+    script = COMPARE.parent / "csv_reading.py"
+    command = [sys.executable, str(script), "mixed", "17-digits", "--rows", "2000", "--processes", "1", "--contestants", "numpy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    figures = {line.split()[0]: float(line.split()[2]) for line in done.stdout.splitlines()[1:]}
+    assert figures.keys() == {"mixed", "17-digits"}
+    assert all(seconds > 0 for seconds in figures.values())
+
+
 # What is trained
 
 SIDE_BY_SIDE = 3  # steps

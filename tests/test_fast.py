@@ -489,6 +489,7 @@ def test_a_warmed_cache_has_all_that_a_training_takes(tmp_path: Path) -> None:
     first = said("doctor", "--warm", "d.nn")
     kept = len(list((tmp_path / "code").glob("*.o")))
     assert f"{kept} compiled functions, {kept} of them new" in first
+    assert list((tmp_path / "code").glob("numbers-*.o")), "what reads large csv files"
     assert ", 0 of them new" in said("doctor", "--warm", "d.nn")
     assert "compiling" not in said("train", "d.nn", "-o", "run")
     assert len(list((tmp_path / "code").glob("*.o"))) == kept
