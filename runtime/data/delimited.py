@@ -249,12 +249,9 @@ class _Bytes:
                 self.end += 1
             self.stop = self.end
             return
-        self.stop = self.begin
-        for low in (max(fresh, self.end - WORTH_A_THREAD), fresh):  # the last line end is mostly near
-            last = self.buffer[low : self.end].tobytes().rfind(b"\n")
-            if last >= 0:
-                self.stop = low + last + 1
-                break
+        self.stop = fresh + self.buffer[fresh : self.end].tobytes().rfind(b"\n") + 1
+        if self.stop == fresh:
+            self.stop = self.begin
 
     def require_text(self) -> None:
         """E410 for a file that does not begin like text, before anything is made of its first line."""
