@@ -76,8 +76,8 @@ def _shown(shape: Shape) -> str:
     return dims(shape[1:]) if len(shape) > 1 else "scalar"
 
 
-def cost(program: Program) -> Cost:
-    """The cost of a checked program; training bytes are None without a train section."""
+def cost(program: Program, fast: bool = False) -> Cost:
+    """The cost of a checked program; training bytes, on NumPy's engine or the fast one, are None without a train section."""
     network, forward = program.experiment.network, program.inference
     by_path: dict[str, int] = {}
     for value in program.inference_graph.order():
@@ -94,5 +94,5 @@ def cost(program: Program) -> Cost:
     parameters = sum(prod(p.shape) for p in forward.parameters.values())
     total = sum(flops(v) for v in program.inference_graph.order())
     batch = program.batch
-    training = program.training_bytes(batch) if program.train is not None else None
+    training = program.training_bytes(batch, fast) if program.train is not None else None
     return Cost(tuple(layers), parameters, total, batch, program.parameter_bytes, training, program.inference_bytes(batch), program.experiment.members)

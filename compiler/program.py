@@ -152,11 +152,11 @@ class Program:
     def parameter_bytes(self) -> int:
         return sum(prod(p.shape) for p in self.inference.parameters.values()) * ITEM_BYTES[self.dtype]
 
-    def training_bytes(self, n: int) -> int:
-        """Bytes of all arrays that a step on n samples keeps at once: parameters, state, batch and arena."""
+    def training_bytes(self, n: int, fast: bool = False) -> int:
+        """Bytes of all arrays that a step on n samples keeps at once, on NumPy's engine or the fast one: parameters, state, batch and arena."""
         step = self.step(samples=1)
         slots = sum(kind.nbytes(1) for kind in step.slots.values())
-        return plan(step.graph, n).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
+        return plan(step.graph, n, fast).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
 
     def inference_bytes(self, n: int) -> int:
         """Bytes of all arrays that a prediction for n samples keeps at once."""

@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("file", nargs="+", metavar="FILE", help="a .nn file; - reads one from the input and writes it to the output")
     made.add_argument("--check", action="store_true", help="name the files that would change, and change none")
 
-    spec(command("summary", "layers, shapes, parameters, operations and bytes"))
+    made = command("summary", "layers, shapes, parameters, operations and bytes")
+    spec(made)
+    made.add_argument("--engine", choices=("numpy", "fast"), help="whose memory is told; default: NNC_ENGINE, or fast where numba is")
 
     made = command("build", "compile to an ONNX file with initial or given weights, and the plan of a step")
     spec(made)

@@ -148,9 +148,11 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def summary(options: Namespace) -> int:
     from .compiler.cost import cost, training_samples
+    from .runtime.engine import choose
 
     program = _analyse(options, options.file)
-    found = cost(program)
+    fast = choose(options.engine).name == "fast"
+    found = cost(program, fast)
     rows = [[c.path, c.operation, c.output, f"{c.parameters:,}" if c.parameters else "", count(c.flops) if c.flops else ""] for c in found.layers]
     for declared in reversed(program.experiment.network.inputs):
         rows.insert(0, [declared.name, "input", str(list(declared.shape)) if declared.shape else "scalar", "", ""])
@@ -162,7 +164,7 @@ def summary(options: Namespace) -> int:
         print(f"samples     {samples:,} in training, {found.parameters / samples:.3g} parameters for each")
     print(f"flops       {count(found.flops)} a sample, forward")
     if found.training_bytes is not None:
-        print(f"training    {bytes_of(found.training_bytes)} at batch {found.batch:,}")
+        print(f"training    {bytes_of(found.training_bytes)} at batch {found.batch:,}, on {'the fast engine' if fast else 'NumPy'}")
     print(f"inference   {bytes_of(found.inference_bytes)} at batch {found.batch:,}")
     if found.members > 1:
         n = found.members

@@ -132,12 +132,14 @@ def test_what_a_gpu_would_do_is_done_on_the_cpu(tmp_path):
 
 
 def test_the_memory_of_a_training_is_what_was_predicted():
-    """Within 10%, of a dense network, one with images and one with sequences."""
+    """Within 10%, of a small dense network, one with images and one with sequences, on both engines."""
+    pytest.importorskip("numba")
     script = COMPARE.parent / "memory.py"
-    done = subprocess.run([sys.executable, str(script), "mlp-m", "lenet", "lstm"], capture_output=True, text=True, timeout=120, check=False, env=environment())
+    command = [sys.executable, str(script), "mlp-s", "lenet", "lstm"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment())
     assert done.returncode == 0, done.stderr
-    ratios = {line.split()[0]: float(line.split()[-1]) for line in done.stdout.splitlines()[1:-1]}
-    assert ratios.keys() == {"mlp-m", "lenet", "lstm"}
+    ratios = {tuple(line.split()[:2]): float(line.split()[-1]) for line in done.stdout.splitlines()[1:-1]}
+    assert set(ratios) == {(name, engine) for name in ("mlp-s", "lenet", "lstm") for engine in ("numpy", "fast")}
     assert all(0.9 < ratio < 1.1 for ratio in ratios.values()), done.stdout
 
 
