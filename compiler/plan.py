@@ -195,7 +195,7 @@ class Planner:
                 if owner not in wanted:
                     wanted[owner] = owner
                     self._hold(owner, arena, held)
-            elif place is None and self.fast and value.type.size(self.n) == 1:
+            elif place is None and value.type.size(self.n) == 1:
                 numbers.append(value)
             elif place is None and value not in wanted:
                 donor = self._donor(value, at, held)
@@ -216,7 +216,7 @@ class Planner:
                     arena.give(*held.pop(root))
             if self.last_use.get(value, -1) < 0 and value in held:  # nothing reads it
                 arena.give(*held.pop(value))
-        for value in numbers:  # nothing else is ever written there, so the fast engine may compute them early
+        for value in numbers:  # apart, for a number would cut the memory that an array has left; and the fast engine computes them early
             self.places[value] = Place("arena", arena.high)
             arena.high += ALIGNMENT
         return arena.high, scratch
@@ -235,7 +235,7 @@ class Planner:
             source = self.root[operand]
             whole = operand is source or (operand.op == "reshape" and source.type.nbytes(self.n) == operand.type.nbytes(self.n))
             alike = operand.type == value.type and self.orders[operand] == self.orders[value]
-            if whole and alike and self.last_use.get(source) == at and source in held and source.op != "pack":
+            if whole and alike and self.last_use.get(source) == at and source in held:
                 others = [o for o in value.operands if self.root[o] is source and o.type != value.type]
                 if not others:
                     return source

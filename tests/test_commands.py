@@ -139,7 +139,7 @@ def test_the_memory_of_a_summary_is_the_engines(tmp_path: Path) -> None:
     """NumPy's convolutions want more work space than compiled ones."""
     pytest.importorskip("numba")
     spec = write(tmp_path / "images.nn", "network(x: float32[3, 16, 16]) { return y = x -> conv2d(8, kernel=3) -> flatten -> dense(1) }\n"
-                 "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 64 }")  # fmt: skip
+                 "train { loss = mse(y, t)  optimizer = sgd(lr=0.1)  batch = 64  epochs = 1 }")  # fmt: skip
     told = {name: re.findall(r"^training +([\d.]+) (\w+) at batch 64, on (.*)$", nnc("summary", spec, "--engine", name).out, re.MULTILINE)
             for name in ("numpy", "fast")}  # fmt: skip
     ((small, unit, fast),), ((large, other, numpy),) = told["fast"], told["numpy"]
