@@ -68,6 +68,7 @@ class Planner:
         self.root = self._roots()
         self.steps = [v for v in self.order if not v.primitive.leaf and v not in self.static and v not in self.aliases]
         self._delay_masks()
+        self._hasten_gradients()
         self.position = {v: i for i, v in enumerate(self.steps)}
         self.last_use = self._last_uses()
         self.readers = self._readers()
@@ -101,6 +102,26 @@ class Planner:
         delayed = {value for some in before.values() for value in some}
         self.steps = [v for step in self.steps if step not in delayed for v in (*before.get(step, ()), step)]
 
+    def _hasten_gradients(self) -> None:
+        """Put what is packed right after the last of its operands: a weight's gradient is taken while the cotangent is in the cache, and nothing keeps
+        the cotangents of all layers until the end. Sums come first, so that they can be joined with what makes their terms.
+        """
+        known = set(self.steps)
+        packed = dict.fromkeys(o for value in self.steps if value.op == "pack" for o in value.operands if o in known)
+        position = {v: i for i, v in enumerate(self.steps)}
+        after: dict[Value, list[Value]] = {}
+        for value in sorted(packed, key=lambda v: (v.op != "reduce_sum", position[v])):
+            made = [self.root[o] for o in value.operands if self.root[o] in known]
+            if made:
+                after.setdefault(max(made, key=position.__getitem__), []).append(value)
+        moved = {value for some in after.values() for value in some}
+        waiting = [v for v in reversed(self.steps) if v not in moved]
+        self.steps = []
+        while waiting:
+            value = waiting.pop()
+            self.steps.append(value)
+            waiting += reversed(after.get(value, ()))
+
     def _last_uses(self) -> dict[Value, int]:
         """The position of the last step that reads a root's memory; outputs are read after the last step."""
         last: dict[Value, int] = {}
@@ -128,9 +149,9 @@ class Planner:
     def plan(self) -> Plan:
         copies = self._update_in_variables()
         self._pack_in_place()
-        arena, scratch = self._allocate()
         needed = [self.position[self.root[v]] for v in self.graph.outputs.values() if self.root[v] in self.position]
         forward = max(needed, default=-1) + 1
+        arena, scratch = self._allocate(forward)
         static = [v for v in self.order if v in self.static]
         return Plan(self.graph, self.n, self.steps, static, self.places, scratch, copies, forward, arena,
                     frozenset(self.aliases), self.orders, self.in_place)  # fmt: skip
@@ -178,7 +199,7 @@ class Planner:
                     self.last_use[value] = max(self.last_use[value], self.last_use[operand])
                 start += prod(concrete(operand.shape, self.n))
 
-    def _allocate(self) -> tuple[int, dict[Value, tuple[int, ...]]]:
+    def _allocate(self, forward: int) -> tuple[int, dict[Value, tuple[int, ...]]]:
         arena = _Arena()
         scratch: dict[Value, tuple[int, ...]] = {}
         dying: list[list[Value]] = [[] for _ in range(len(self.steps) + 1)]
@@ -204,7 +225,7 @@ class Planner:
                     self.in_place[value] = donor
                     self.places[value] = Place("arena", held[value][0])
                 else:
-                    self._hold(value, arena, held)
+                    self._hold(value, arena, held, again=at >= forward and value.primitive.elementwise)
             kinds: tuple[TensorType, ...] = workspace(value, self.n, self.orders if self.fast else None)
             blocks = [(arena.take(kind.nbytes(self.n)), kind.nbytes(self.n)) for kind in kinds]
             if blocks:
@@ -221,9 +242,13 @@ class Planner:
             arena.high += ALIGNMENT
         return arena.high, scratch
 
-    def _hold(self, value: Value, arena: _Arena, held: dict[Value, tuple[int, int]]) -> None:
+    def _hold(self, value: Value, arena: _Arena, held: dict[Value, tuple[int, int]], *, again: bool = False) -> None:
+        """Take memory for a value. `again`: where an equally long one lay, if that is free; values of an update that overlap in part could not share a loop."""
         length = value.type.nbytes(self.n)
-        offset = arena.take(length)
+        offset = next((o for o in arena.past.get(length, ()) if arena.take_at(o, length)), None) if again else None
+        if offset is None:
+            offset = arena.take(length)
+            arena.past.setdefault(length, []).append(offset)
         held[value] = (offset, length)
         self.places[value] = Place("arena", offset)
 
@@ -248,6 +273,7 @@ class _Arena:
     def __init__(self) -> None:
         self.high = 0
         self.free: list[tuple[int, int]] = []  # (offset, length), by offset
+        self.past: dict[int, list[int]] = {}  # where values of a length have lain
 
     def take(self, length: int) -> int:
         length = _aligned(length)
@@ -263,6 +289,18 @@ class _Arena:
             offset = self.free.pop()[0]
         self.high = offset + length
         return offset
+
+    def take_at(self, offset: int, length: int) -> bool:
+        """Take a place that is known; whether it was free."""
+        length = _aligned(length)
+        for start, size in self.free:
+            if start <= offset and offset + length <= start + size:
+                self.free.remove((start, size))
+                for rest in ((start, offset - start), (offset + length, start + size - offset - length)):
+                    if rest[1]:
+                        insort(self.free, rest)
+                return True
+        return False
 
     def give(self, offset: int, length: int) -> None:
         length = _aligned(length)
