@@ -185,7 +185,9 @@ def test_every_command_has_a_function() -> None:
 
 def test_engines_and_devices_are_the_runtimes() -> None:
     """The command line writes their names again, for it starts without the runtime."""
-    (words,) = (action.choices for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (words,) = (dict(action.choices) for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    planned = words.pop("summary")  # tells the memory of engines that go by a plan
+    assert [tuple(action.choices) for action in planned._actions if action.dest == "engine"] == [ENGINES[:2]]
     offered = [(action.dest, action.choices) for word in words.values() for action in word._actions if action.dest in ("engine", "device")]
     assert {name for name, _ in offered} == {"engine", "device"}
     assert all(choices == {"engine": ENGINES, "device": DEVICES}[name] for name, choices in offered)
