@@ -48,7 +48,7 @@ def emit_mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(kind, list(range(WIDTH))), spread)
 
 
-def _places(context: Any, builder: Any, address: Any, step: Any) -> Any:
+def _places(builder: Any, address: Any, step: Any) -> Any:
     """Sixteen addresses, `step` bytes from one to the next."""
     from llvmlite import ir
 
@@ -62,7 +62,7 @@ def _places(context: Any, builder: Any, address: Any, step: Any) -> Any:
     return builder.inttoptr(at, ir.VectorType(ir.FloatType().as_pointer(), WIDTH))
 
 
-def _access(context: Any, builder: Any, name: str, kinds: list[Any], given: list[Any], result: Any) -> Any:
+def _access(builder: Any, name: str, kinds: list[Any], given: list[Any], result: Any) -> Any:
     from llvmlite import ir
 
     function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), f"llvm.masked.{name}")
@@ -82,7 +82,7 @@ def emit_load(context: Any, builder: Any, address: Any, mask: Any) -> Any:
     shape = _shape(context)
     at = builder.inttoptr(address, shape.as_pointer())
     kinds = [at.type, ir.IntType(32), mask.type, shape]
-    return _access(context, builder, f"load.v{WIDTH}f32.p0", kinds, [at, _alignment(), mask, ir.Constant(shape, None)], shape)
+    return _access(builder, f"load.v{WIDTH}f32.p0", kinds, [at, _alignment(), mask, ir.Constant(shape, None)], shape)
 
 
 def emit_store(context: Any, builder: Any, address: Any, value: Any, mask: Any) -> None:
@@ -90,23 +90,23 @@ def emit_store(context: Any, builder: Any, address: Any, value: Any, mask: Any) 
 
     at = builder.inttoptr(address, _shape(context).as_pointer())
     kinds = [value.type, at.type, ir.IntType(32), mask.type]
-    _access(context, builder, f"store.v{WIDTH}f32.p0", kinds, [value, at, _alignment(), mask], ir.VoidType())
+    _access(builder, f"store.v{WIDTH}f32.p0", kinds, [value, at, _alignment(), mask], ir.VoidType())
 
 
 def emit_load_apart(context: Any, builder: Any, address: Any, step: Any, mask: Any) -> Any:
     from llvmlite import ir
 
-    shape, places = _shape(context), _places(context, builder, address, step)
+    shape, places = _shape(context), _places(builder, address, step)
     kinds = [places.type, ir.IntType(32), mask.type, shape]
-    return _access(context, builder, f"gather.v{WIDTH}f32.v{WIDTH}p0", kinds, [places, _alignment(), mask, ir.Constant(shape, None)], shape)
+    return _access(builder, f"gather.v{WIDTH}f32.v{WIDTH}p0", kinds, [places, _alignment(), mask, ir.Constant(shape, None)], shape)
 
 
 def emit_store_apart(context: Any, builder: Any, address: Any, step: Any, value: Any, mask: Any) -> None:
     from llvmlite import ir
 
-    places = _places(context, builder, address, step)
+    places = _places(builder, address, step)
     kinds = [value.type, places.type, ir.IntType(32), mask.type]
-    _access(context, builder, f"scatter.v{WIDTH}f32.v{WIDTH}p0", kinds, [value, places, _alignment(), mask], ir.VoidType())
+    _access(builder, f"scatter.v{WIDTH}f32.v{WIDTH}p0", kinds, [value, places, _alignment(), mask], ir.VoidType())
 
 
 @intrinsic

@@ -31,7 +31,7 @@ def _at_pieces(transformed: Any, side: int, extent: int) -> Any:
     @compiled()
     def at_pieces(x: int, height: int, width: int, channels: int, top: int, left: int, down: int, right: int, first: int, last: int, out: int,
                   apart: int) -> None:  # fmt: skip
-        """The pieces of rows first..last of all images' rows of pieces, and [n^2, pieces, channels], n^2 streams `apart`."""
+        """The pieces of rows first..last of all images' rows of pieces, and [n^2, pieces, channels], whose n^2 streams lie `apart` bytes from each other."""
         beside, below = 4 * channels, 4 * channels * width
         whole = channels // WIDTH * WIDTH
         for row in range(first, last):
