@@ -206,9 +206,12 @@ def _images(value: Value) -> tuple[Value, Value]:
 
 def has_tiles(value: Value) -> bool:
     """Whether the fast engine has kernels of its own for an operation on images."""
-    if value.dtype != "float32":
-        return False
-    return value.op in _POOLS or (value.op in _CONVOLUTIONS and not is_depthwise(_images(value)[0], value.attributes["groups"]))
+    return value.dtype == "float32" and (value.op in _POOLS or value.op in _CONVOLUTIONS)
+
+
+def has_depthwise(value: Value) -> bool:
+    """Whether every channel of a convolution, or of one of its gradients, has windows of its own."""
+    return value.op in _CONVOLUTIONS and is_depthwise(_images(value)[0], value.attributes["groups"])
 
 
 def piece_side(value: Value, samples: int) -> int:
@@ -285,9 +288,24 @@ def _patches(value: Value, n: int) -> tuple[TensorType, ...]:
     )
 
 
+def _depthwise(value: Value, n: int) -> tuple[TensorType, ...]:
+    """The windows as [multiplier, tap, channel], or each lane's sums of their gradient, twice."""
+    large, small = _images(value)
+    window: Any = value.attributes["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]
+    _, rows, _, out = image(small, n)
+    channels = image(large, n)[3]
+    shape = (out // channels, window[0] * window[1], channels)
+    return (TensorType(value.dtype, (min(LANES, n * rows), 2, *shape) if value.op == "conv2d_weight_gradient" else shape),)
+
+
 def _tiles(value: Value, n: int, orders: Mapping[Value, Any]) -> tuple[TensorType, ...]:
     """The work space of a kernel on tiles, then an image for each operand that does not lie with its channels last."""
-    kinds = () if value.op in _POOLS else _winograd(value, n) if piece_side(value, image(value.operands[0], n)[0]) else _patches(value, n)
+    if value.op in _POOLS:
+        kinds: tuple[TensorType, ...] = ()
+    elif piece_side(value, image(value.operands[0], n)[0]):
+        kinds = _winograd(value, n)
+    else:
+        kinds = (_depthwise if has_depthwise(value) else _patches)(value, n)
     weights = value.operands[1] if value.op in ("conv2d", "conv2d_input_gradient") else None
     return (*kinds, *(o.type for o in value.operands if o is not weights and orders.get(o) != (0, 2, 3, 1)))
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler.ir import Value
-from nnc.compiler.workspace import APART, full_padding, has_tiles, piece_side
+from nnc.compiler.workspace import APART, full_padding, has_depthwise, has_tiles, piece_side
 
+from . import native_depthwise
 from .bound import Array, Bound
 from .machine_code import Codes
 from .threads import workers
@@ -46,7 +47,24 @@ def _copy(x: Array, out: Array) -> Bound:
     return Bound(dense.copy, (x, out, *(number for axis in axes for number in axis)), x.size * 4 * MOVE)
 
 
+def _depthwise(value: Value, arrays: tuple[Array, ...]) -> Iterator[Bound]:
+    first, second, out, space, *copies = arrays
+    rows: list[Bound] = []
+    image = _level(first, copies, rows)
+    if value.op == "conv2d_weight_gradient":
+        g = _level(second, copies, rows)
+        yield from [*rows, *native_depthwise.weight_gradient(value, image, g, space, _lanes(space), out)]
+        return
+    multiplier, _, channels = space.shape
+    by_tap = second.reshape(channels, multiplier, -1).transpose(1, 2, 0)
+    back = value.op == "conv2d_input_gradient"
+    yield from [*rows, _copy(by_tap, space), native_depthwise.convolution(value, image, space, second.shape[2:], out.transpose(0, 2, 3, 1), back=back)]
+
+
 def _convolution(value: Value, arrays: tuple[Array, ...]) -> Iterator[Bound]:
+    if has_depthwise(value):
+        yield from _depthwise(value, arrays)
+        return
     first, second, out = arrays[:3]
     rows: list[Bound] = []
     side = piece_side(value, len(first))

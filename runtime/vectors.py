@@ -167,6 +167,20 @@ def where_equal(context: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
     return vector(vector, vector, vector, vector), made
 
 
+@intrinsic
+def plus_product(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the processor has an instruction for it."""
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        from llvmlite import ir
+
+        shape = _shape(context)
+        function = nb.core.cgutils.get_or_insert_function(builder.module, ir.FunctionType(shape, [shape] * 3), f"llvm.fmuladd.v{WIDTH}f32")
+        return builder.call(function, given)
+
+    return vector(vector, vector, vector), made
+
+
 def _operator(symbol: Any, instruction: str) -> None:
     def typed(context: Any) -> Any:
         return lambda a, b: vector if isinstance(a, _Vector) and isinstance(b, _Vector) else None

@@ -153,6 +153,43 @@ def test_convolutions_of_any_window_are_numpys(window: str, channels: tuple[int,
 
 
 @pytest.mark.parametrize(
+    "window",
+    ["3, padding=same", "[1, 3]", "5, padding=4", "3, stride=2, padding=1", "2, stride=[3, 2]", "3, dilation=2, padding=same", "1, stride=2", "3, padding=5",
+     "[2, 3], dilation=[1, 3], stride=2, padding=[2, 1]", "3, dilation=2, stride=2, padding=2", "[3, 4], dilation=[2, 3], stride=[4, 2], padding=3",
+     "7, dilation=2, padding=6"],
+)  # fmt: skip
+@pytest.mark.parametrize(("channels", "out"), [(2, 2), (16, 16), (37, 37), (5, 10), (18, 54)])
+def test_depthwise_convolutions_are_numpys(window: str, channels: int, out: int, three: Team) -> None:
+    """Of channels that fill no vector, one, and several and a part; of several windows a channel."""
+    is_numpys(f"conv2d({channels}, kernel=1) -> conv2d({out}, kernel={window}, groups={channels})", (2, 9, 13))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (40, 3), (3, 700)])
+def test_depthwise_convolutions_of_narrow_and_wide_images_are_numpys(size: tuple[int, int], three: Team) -> None:
+    is_numpys("conv2d(17, kernel=3, padding=same, groups=17) -> conv2d(17, kernel=3, stride=2, padding=1, groups=17, bias=false)", (17, *size))
+
+
+@pytest.mark.parametrize("n", [1, 8])
+def test_a_depthwise_convolution_of_given_images_repeats_bit_for_bit(n: int, three: Team) -> None:
+    """Of images that lie with their channels first; float64 has the same numbers."""
+    found = {}
+    for precision in ("float32", "float64"):
+        model = nnc.compile(
+            "network(x: float32[20, 10, 9]) { return y = x -> conv2d(40, kernel=3, groups=20) }\n"
+            f"train {{ loss = quadratic(y, t)  optimizer = sgd(lr=0.1)  batch = 4  epochs = 1  precision = {precision} }}"
+        ).init(0)
+        batch = {"x": np.random.default_rng(n).normal(size=(n, 20, 10, 9)).astype(np.float32), "t": np.zeros((n, 40, 8, 7))}
+        model.gradients(batch)
+        executor = Executor(model._executors["gradients"].graph, model.known, Randomness(0), Arena(), fast=True)
+        first, second = ({k: v.copy() for k, v in executor.run(batch).items()} for _ in range(2))
+        for key, array in first.items():
+            np.testing.assert_array_equal(second[key], array, err_msg=key)
+        found[precision] = first
+    for key, exact in found["float64"].items():
+        np.testing.assert_allclose(found["float32"][key], exact, rtol=0, atol=2e-6 * np.abs(exact).max(), err_msg=key)
+
+
+@pytest.mark.parametrize(
     "body", ["conv2d(9, kernel=3)", "relu -> conv2d(9, kernel=3) -> flatten", "max_pool(2) -> flatten", "conv2d(20, kernel=2) -> avg_pool(2) -> flatten"]
 )
 def test_images_that_lie_with_their_channels_first_are_copied(body: str, three: Team) -> None:
