@@ -129,6 +129,27 @@ def store(context: Any, address: Any, value: Any, count: Any) -> Any:
 
 
 @intrinsic
+def load_apart(context: Any, address: Any, step: Any, count: Any) -> Any:
+    """Numbers that lie `step` bytes from one to the next; 0 behind the first `count`."""
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        return emit_load_apart(context, builder, given[0], given[1], emit_mask(builder, given[2]))
+
+    return vector(types.int64, types.int64, types.int64), made
+
+
+@intrinsic
+def store_apart(context: Any, address: Any, step: Any, value: Any, count: Any) -> Any:
+    """Write numbers `step` bytes from one to the next."""
+
+    def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        emit_store_apart(context, builder, given[0], given[1], given[2], emit_mask(builder, given[3]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, vector, types.int64), made
+
+
+@intrinsic
 def spread(context: Any, number: Any) -> Any:
     """One number sixteen times."""
 
