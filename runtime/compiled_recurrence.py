@@ -1,4 +1,4 @@
-"""Compiled kernels of LSTM and GRU in float32: all steps of a part of the samples, forward and back.
+"""Compiled kernels of LSTM, GRU and plain recurrences in float32: all steps of a part of the samples, forward and back.
 
 The formulas and the memory are those of recurrence.py. A step is one product with R, called from inside, and one loop over the units that does all that
 is elementwise, so that what a step makes is still in the first cache when it is read again. Before the first step in time the state is a row of
@@ -207,3 +207,80 @@ def _gru_cell_back(units: int, given: Any, dh: Any, carried: Any, gz: Any, gr: A
         of_reset = of_new * inner[k] * reset * (f32(1) - reset)
         xz[k], yz[k], xr[k], yr[k], xn[k], yn[k] = of_update, of_update, of_reset, of_reset, of_new, of_new * reset
         carried[k] = of_h * update
+
+
+@kernel
+def rnn(a: Any, part: int, parts: int) -> None:
+    """z, its step, its sample, R^T [units, units], h [steps, n, units], steps, n, units, reverse, q [n, units], whether the activation is relu, not tanh."""
+    z, z_step, z_sample, r, h, steps, n, units, reverse, q, relu = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    for step in range(steps):
+        t, before = _at(step, steps, reverse)
+        if step == 0:
+            nothing = float32_at(q + 4 * first * units)
+            for i in range((last - first) * units):
+                nothing[i] = f32(0)
+        else:
+            _product(last - first, units, units, h + 4 * (before * n + first) * units, r, q + 4 * first * units)
+        for s in range(first, last):
+            x, p, out = float32_at(z + 4 * (t * z_step + s * z_sample)), float32_at(q + 4 * s * units), float32_at(h + 4 * (t * n + s) * units)
+            if relu:
+                _relu_cell(units, x, p, out)
+            else:
+                _tanh_cell(units, x, p, out)
+
+
+@compiled()
+def _tanh_cell(units: int, x: Any, p: Any, h: Any) -> None:
+    apart()
+    for k in range(units):
+        h[k] = tanh_float32(x[k] + p[k])
+
+
+@compiled()
+def _relu_cell(units: int, x: Any, p: Any, h: Any) -> None:
+    apart()
+    for k in range(units):
+        new = x[k] + p[k]
+        h[k] = f32(0) if new <= f32(0) else new  # NaN stays NaN
+
+
+@kernel
+def rnn_back(a: Any, part: int, parts: int) -> None:
+    """g, its step, its sample, R [units, units], h, dz [steps, n, units], steps, n, units, reverse, dh [n, units], whether relu."""
+    g_h, g_step, g_sample, r, h, dz, steps, n, units, reverse, dh, relu = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]
+    first, last = n * part // parts, n * (part + 1) // parts
+    if first == last:
+        return
+    for back in range(steps):
+        t, _ = _at(steps - 1 - back, steps, reverse)
+        after = t - 1 if reverse else t + 1
+        if back == 0:
+            empty = float32_at(dh + 4 * first * units)
+            for i in range((last - first) * units):
+                empty[i] = f32(0)
+        else:
+            _product(last - first, units, units, dz + 4 * (after * n + first) * units, r, dh + 4 * first * units)
+        for s in range(first, last):
+            at = 4 * (t * n + s) * units
+            given, arrived = float32_at(g_h + 4 * (t * g_step + s * g_sample)), float32_at(dh + 4 * s * units)
+            if relu:
+                _relu_cell_back(units, given, arrived, float32_at(h + at), float32_at(dz + at))
+            else:
+                _tanh_cell_back(units, given, arrived, float32_at(h + at), float32_at(dz + at))
+
+
+@compiled()
+def _tanh_cell_back(units: int, given: Any, dh: Any, h: Any, dz: Any) -> None:
+    apart()
+    for k in range(units):
+        dz[k] = (dh[k] + given[k]) * (f32(1) - h[k] * h[k])
+
+
+@compiled()
+def _relu_cell_back(units: int, given: Any, dh: Any, h: Any, dz: Any) -> None:
+    apart()
+    for k in range(units):
+        dz[k] = (dh[k] + given[k]) * (f32(1) if h[k] > f32(0) else f32(0))

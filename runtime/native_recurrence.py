@@ -1,4 +1,4 @@
-"""LSTM and GRU as compiled kernels (compiled_recurrence.py): what they are given."""
+"""Recurrences as compiled kernels (compiled_recurrence.py): what they are given."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .bound import Array, Bound, plain
 from .machine_code import Codes
 
 walks = Codes("compiled_recurrence")
+_RNN = ("rnn_tanh", "rnn_relu")
 Copy = Callable[[Array, Array], list[Bound] | None]
 
 
@@ -30,26 +31,30 @@ def recurrence(value: Value, arrays: tuple[Array, ...], copied: Copy) -> list[Bo
     kind = value.attributes["kind"]
     z, r, *b, out, turned, q, _ = arrays
     strides = _steps_apart(z)
-    if kind not in ("lstm", "gru") or not plain(r, out, *b) or strides is None or out.size == 0:
+    if not plain(r, out, *b) or strides is None or out.size == 0:
         return None
     turn = copied(r.T, turned)
     if turn is None:
         return None
     _, steps, n, units = out.shape
-    zeros = np.zeros(units, np.float32)
-    given = (z, *strides, turned, *b, out, steps, n, units, int(value.attributes["reverse"]), q, zeros)
-    return [*turn, Bound(walks.lstm if kind == "lstm" else walks.gru, given, _work(steps, n, units, RECURRENCES[kind][0]))]
+    given = (z, *strides, turned, *b, out, steps, n, units, int(value.attributes["reverse"]), q)
+    work = _work(steps, n, units, RECURRENCES[kind][0])
+    if kind in _RNN:
+        return [*turn, Bound(walks.rnn, (*given, int(kind == "rnn_relu")), work)]
+    return [*turn, Bound(walks.lstm if kind == "lstm" else walks.gru, (*given, np.zeros(units, np.float32)), work)]
 
 
 def recurrence_gradient(value: Value, arrays: tuple[Array, ...]) -> list[Bound] | None:
     kind = value.attributes["kind"]
     g, cells, r, out, dh, carried = arrays[:6]
-    if kind not in ("lstm", "gru") or not plain(cells, r, out) or out.size == 0:
+    if not plain(cells, r, out) or out.size == 0:
         return None
     strides = _steps_apart(g)
     if strides is None:
         return None
     _, steps, n, units = cells.shape
-    zeros = np.zeros(units, np.float32)
-    given = (g, *strides, r, cells, out, steps, n, units, int(value.attributes["reverse"]), dh, carried, zeros)
-    return [Bound(walks.lstm_back if kind == "lstm" else walks.gru_back, given, _work(steps, n, units, RECURRENCES[kind][0]))]
+    given = (g, *strides, r, cells, out, steps, n, units, int(value.attributes["reverse"]), dh)
+    work = _work(steps, n, units, RECURRENCES[kind][0])
+    if kind in _RNN:
+        return [Bound(walks.rnn_back, (*given, int(kind == "rnn_relu")), work)]
+    return [Bound(walks.lstm_back if kind == "lstm" else walks.gru_back, (*given, carried, np.zeros(units, np.float32)), work)]

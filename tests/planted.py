@@ -48,6 +48,8 @@ BUGS = [
     Bug("an inverted temperature", "compiler/ops/activations.py", "z * (1 / p.temperature)", "z * p.temperature", TORCH, "softmax"),
     Bug("a relu with a slope at 0", "compiler/primitives.py", 'apply("greater", a if constant_of(b)', 'apply("greater_equal", a if constant_of(b)',
         "test_primitives.py", "ties"),
+    Bug("a rectifier's slope taken from what arrives, compiled", "runtime/compiled_recurrence.py", "f32(1) if h[k] > f32(0)", "f32(1) if dh[k] > f32(0)",
+        "test_fast.py", "recurrences_are and relu"),
     Bug("the first tap of a phase forgotten where a cotangent begins", "runtime/native_depthwise.py", "(p + before - first * dilation) // stride",
         "(p + before) // stride", "test_fast.py", "depthwise_convolutions_are and stride"),
     Bug("a depthwise gradient without its last run of rows", "runtime/depthwise.py", " or number + 1 == last:", " or number == last:",
