@@ -322,35 +322,50 @@ def plan(graph: Graph, n: int, fast: bool = False) -> Plan:
     return Planner(graph, n, fast).plan()
 
 
+def _as_run(made: Plan) -> list[Value]:
+    """The steps in their order, and each view before what first reads it."""
+    known = dict.fromkeys(made.static)
+    found: dict[Value, None] = {}
+    for value in (*made.steps, *made.graph.outputs.values()):
+        for operand in (*value.operands, value):
+            views = []
+            while operand in made.aliases and operand not in known and operand not in found:
+                views.append(operand)
+                operand = operand.operands[0]
+            found |= dict.fromkeys(reversed(views))
+        if value in made.places:
+            found[value] = None
+    return [*found]
+
+
 def show(made: Plan) -> str:
-    """The program that runs, one step a line: what is computed, from what, and where it is put."""
-    numbers: dict[Value, str] = {}
+    """The program that runs, one step a line, in the order in which they run: what is computed, from what, and where it is put."""
+    order = _as_run(made)
+    numbers: dict[Value, str] = {value: f"%{number}" for number, value in enumerate((*made.static, *order), 1)}
     for value in made.graph.order():
         match value.op:
             case "constant":
                 numbers[value] = f"{value.attributes['value']:g}" if isinstance(value.attributes["value"], float) else str(value.attributes["value"])
             case "input" | "variable" | "scalar":
                 numbers[value] = value.name
-            case _:
-                numbers[value] = f"%{len(numbers)}"
     lines = [f"# batch {made.n}, arena {made.arena_bytes:,} bytes, {len(made.steps)} steps"]
     lines += [f"once    {numbers[v]} = {v.op}({', '.join(numbers[o] for o in v.operands)})" for v in made.static]
-    position = {value: at for at, value in enumerate(made.steps)}
-    for value in made.graph.order():
+    updates = set(made.steps[made.forward :])
+    for value in order:
         shape = "x".join(map(str, concrete(value.shape, made.n))) or "scalar"
         arguments = ", ".join(numbers[o] for o in value.operands)
         if value in made.aliases:
             lines.append(f"view    {numbers[value]} = {value.op}({arguments}) {shape}")
-        elif value in position:
-            place = made.places[value]
-            where = {"arena": f"@{place.offset}", "inside": "in pack", "variable": f"over {place.name}"}[place.kind]
-            over = " in place" if value in made.in_place else ""
-            phase = "forward" if position[value] < made.forward else "update "
-            notes = [value.origin] if value.origin else []
-            if "error" in value.attributes:  # in which form the fast engine may make use of that
-                side = piece_side(value, image(value.operands[0], made.n)[0])
-                notes += [f"F({side}x{side}, 3x3) on the fast engine"] if side else []
-            lines.append(f"{phase} {numbers[value]} = {value.op}({arguments}) {shape} {where}{over}" + (f"  # {', '.join(notes)}" if notes else ""))
+            continue
+        place = made.places[value]
+        where = {"arena": f"@{place.offset}", "inside": "in pack", "variable": f"over {place.name}"}[place.kind]
+        over = " in place" if value in made.in_place else ""
+        phase = "update " if value in updates else "forward"
+        notes = [value.origin] if value.origin else []
+        if "error" in value.attributes:  # in which form the fast engine may make use of that
+            side = piece_side(value, image(value.operands[0], made.n)[0])
+            notes += [f"F({side}x{side}, 3x3) on the fast engine"] if side else []
+        lines.append(f"{phase} {numbers[value]} = {value.op}({arguments}) {shape} {where}{over}" + (f"  # {', '.join(notes)}" if notes else ""))
     lines += [f"copy    {name} = {numbers[value]}" for name, value in made.copies]
     lines += [f"output  {name} = {numbers[value]}" for name, value in made.graph.outputs.items()]
     return "\n".join(lines)

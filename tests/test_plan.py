@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tracemalloc
 from collections.abc import Iterator
 from typing import Any
@@ -327,7 +328,13 @@ def test_a_plan_can_be_read() -> None:
     model.step(batch)
     made = model._executors["step"].at(4).plan
     text = show(made)
-    assert len([line for line in text.splitlines() if line.startswith(("forward", "update"))]) == len(made.steps)
+    lines = [re.fullmatch(r"(once|view|forward|update) +(%\d+) = (\w+)\((.*?)\).*", line) for line in text.splitlines()]
+    shown = [line.groups() for line in lines if line]
+    assert [op for kind, _, op, _ in shown if kind in ("forward", "update")] == [v.op for v in made.steps]
+    known: set[str] = set()
+    for kind, name, _, operands in shown:
+        assert kind == "once" or set(re.findall(r"%\d+", operands)) <= known, name
+        known.add(name)
     assert "over theta" in text
 
 
