@@ -31,7 +31,7 @@ def made(tmp_path: Path) -> Path:
 
 def found(said: Said) -> dict[str, tuple[bool, str]]:
     """By what was compared, whether it was equal and what was told."""
-    return {line[2:26].strip(): (line[0] == " ", line[26:]) for line in said.out.splitlines() if line[0] in " !"}
+    return {line[2:31].strip(): (line[0] == " ", line[32:]) for line in said.out.splitlines() if line[0] in " !"}
 
 
 def test_a_run_is_reproduced_bit_for_bit(made: Path, tmp_path: Path) -> None:
