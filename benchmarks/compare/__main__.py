@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,8 @@ class Measurement:
         self.limits: list[dict[str, Any]] = []
         self.failures: list[dict[str, str]] = []
 
-    def run(self) -> None:
+    def run(self) -> Iterator[None]:
+        """Measure, a workload at a time."""
         for name in dict.fromkeys(self.given.workloads):
             workload = WORKLOADS[name]
             if isinstance(workload, Dense):
@@ -72,6 +73,7 @@ class Measurement:
             for contestant in interleaved([c for c in self.present if c.takes(workload)], self.processes):
                 if not self.rests(contestant, workload):
                     self.train(contestant, workload)
+            yield
 
     def rests(self, contestant: Contestant, workload: Workload) -> bool:
         of_peers = [found for found in self.lines if found["workload"] == workload.name and not CONTESTANTS[found["contestant"]].own]
@@ -115,14 +117,14 @@ def main(given: Sequence[str] | None = None) -> int:
             print(f"the machine is busy, with a load of {about['machine']['load']} on {about['machine']['cores']} cores: figures will mislead")
         if measurement.absent:
             print(f"not installed, left out: {', '.join(measurement.absent)}")
-        measurement.run()
-    summary = summarise(measurement.lines, measurement.limits, [c.name for c in measurement.present if c.own])
-    about |= {"versions": measurement.versions, "quick": options.quick, "clock": "CPU" if options.cpu else "wall"}
-    about |= {"processes": measurement.processes, "load_after": machine()["load"]}
-    options.results.mkdir(parents=True, exist_ok=True)
-    path = options.results / f"{options.name or ('quick' if options.quick else time.strftime('%Y-%m-%d'))}.json"
-    whole = {**about, "summary": summary, "lines": measurement.lines, "limits": measurement.limits, "failures": measurement.failures}
-    path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
+        options.results.mkdir(parents=True, exist_ok=True)
+        path = options.results / f"{options.name or ('quick' if options.quick else time.strftime('%Y-%m-%d'))}.json"
+        about |= {"versions": measurement.versions, "quick": options.quick, "clock": "CPU" if options.cpu else "wall", "processes": measurement.processes}
+        for _ in measurement.run():  # written after each workload, for a measurement takes long and may be cut off
+            summary = summarise(measurement.lines, measurement.limits, [c.name for c in measurement.present if c.own])
+            about["load_after"] = machine()["load"]
+            whole = {**about, "summary": summary, "lines": measurement.lines, "limits": measurement.limits, "failures": measurement.failures}
+            path.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     print("", tables(summary), "", *(["a quick run: the figures mean nothing"] if options.quick else []), f"written to {path}", sep="\n")
     if charts.installed() and summary["geometric_mean"]:
         charts.ratios(summary, path.with_suffix(".svg"))
