@@ -188,13 +188,13 @@ def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
 # lines of the cache.
 APART = 80
 LEAST_CHANNELS = 8
-LANES = 8
+LANES = 8  # that the threads share; a fixed number, for sums are taken lane by lane, and the plan does not know the machine
 SMALL_PIECE, LARGE_PIECE = 2, 4
 LARGE_PIECE_ERROR = 3e-5  # what F(4x4, 3x3) may leave, of the largest value
 WINDOWS_COST = 64  # pieces whose products take as long as the windows take to be transformed, read from memory and, for their gradient, added up
 FAST_TILE = 2**16  # elements of a tile's array: its arrays lie in the second cache together
 PRODUCT = 10**6  # multiply-adds of a tile's product: OpenBLAS takes what is no larger as it lies, which is twice as fast for so few columns
-_CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
+CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
 _POOLS = frozenset(("max_pool", "max_pool_gradient", "avg_pool", "avg_pool_gradient"))
 
 
@@ -206,12 +206,12 @@ def _images(value: Value) -> tuple[Value, Value]:
 
 def has_tiles(value: Value) -> bool:
     """Whether the fast engine has kernels of its own for an operation on images."""
-    return value.dtype == "float32" and (value.op in _POOLS or value.op in _CONVOLUTIONS)
+    return value.dtype == "float32" and (value.op in _POOLS or value.op in CONVOLUTIONS)
 
 
 def has_depthwise(value: Value) -> bool:
     """Whether every channel of a convolution, or of one of its gradients, has windows of its own."""
-    return value.op in _CONVOLUTIONS and is_depthwise(_images(value)[0], value.attributes["groups"])
+    return value.op in CONVOLUTIONS and is_depthwise(_images(value)[0], value.attributes["groups"])
 
 
 def piece_side(value: Value, samples: int) -> int:
@@ -221,7 +221,7 @@ def piece_side(value: Value, samples: int) -> int:
     where many of them hang over the edges of small images, and where there are so few that transforming 36 windows takes longer than that saves:
     measured, 0.4 times as fast on one image of 8x8 with 128 channels, 0.8 on images of 5x5 and 6x6, 1.05 on 9x9, 1.4 on 7x7 and from 16x16 on.
     """
-    if value.op not in _CONVOLUTIONS or value.dtype != "float32":
+    if value.op not in CONVOLUTIONS or value.dtype != "float32":
         return 0
     a = value.attributes
     window = a["window"] if value.op == "conv2d_weight_gradient" else value.operands[1].shape[2:]

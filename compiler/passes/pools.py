@@ -1,7 +1,7 @@
 """A pool of maxima stands before what keeps the order of numbers: max(f(a), f(b)) = f(max(a, b)), to the last bit, where f never falls.
 
-A bias and a rectifier after a convolution, which a pool follows, then go through the pooled image, not the whole one, forward and backward. Where the
-maximum is passed on, the gradient finds it in the same place; where a rectifier stops it, it did so before.
+A bias and a rectifier after a convolution, which a pool follows, then go through the pooled image, not the whole one, forward and backward. The
+gradient finds the maximum where it was, but where adding a bias would have rounded two numbers to one: then the larger of the two has it all.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..ir import Value, rewrite
-
-CONVOLUTIONS = frozenset(("conv2d", "conv2d_input_gradient", "conv2d_weight_gradient"))
+from ..workspace import CONVOLUTIONS
 
 
 def tolerant(roots: list[Value], error: float) -> list[Value]:
