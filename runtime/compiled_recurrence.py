@@ -218,12 +218,7 @@ def rnn(a: Any, part: int, parts: int) -> None:
         return
     for step in range(steps):
         t, before = _at(step, steps, reverse)
-        if step == 0:
-            nothing = float32_at(q + 4 * first * units)
-            for i in range((last - first) * units):
-                nothing[i] = f32(0)
-        else:
-            _product(last - first, units, units, h + 4 * (before * n + first) * units, r, q + 4 * first * units)
+        _recurrent(first, last, units, 1, step, h + 4 * before * n * units, r, q)
         for s in range(first, last):
             x, p, out = float32_at(z + 4 * (t * z_step + s * z_sample)), float32_at(q + 4 * s * units), float32_at(h + 4 * (t * n + s) * units)
             if relu:
@@ -254,14 +249,11 @@ def rnn_back(a: Any, part: int, parts: int) -> None:
     first, last = n * part // parts, n * (part + 1) // parts
     if first == last:
         return
+    _clear(dh + 4 * first * units, (last - first) * units)
     for back in range(steps):
         t, _ = _at(steps - 1 - back, steps, reverse)
         after = t - 1 if reverse else t + 1
-        if back == 0:
-            empty = float32_at(dh + 4 * first * units)
-            for i in range((last - first) * units):
-                empty[i] = f32(0)
-        else:
+        if back > 0:
             _product(last - first, units, units, dz + 4 * (after * n + first) * units, r, dh + 4 * first * units)
         for s in range(first, last):
             at = 4 * (t * n + s) * units
