@@ -106,11 +106,6 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(path, manifest, content)
 
 
-def is_bundle(path: Path) -> bool:
-    """Whether a directory was written as a bundle, by its manifest: its files may have been damaged since."""
-    return (path / MANIFEST).is_file() and _manifest(path) is not None
-
-
 def require_replaceable(path: Path) -> None:
     """E704 where a directory holds anything but a bundle as it was written, so that nothing of the user's is lost."""
     if not path.exists():
