@@ -11,8 +11,9 @@ import gzip
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field
+from functools import partial
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -34,6 +35,26 @@ class ColumnSchema:
     classes: tuple[Any, ...] | None = None
 
 
+class InOrder(Mapping[str, tuple[Any, ...]]):
+    """The distinct values of columns, found and sorted where they are asked for."""
+
+    def __init__(self, values: dict[str, Callable[[], Iterable[Any]]]):
+        self._values = values
+        self._known: dict[str, tuple[Any, ...]] = {}
+
+    def __getitem__(self, column: str) -> tuple[Any, ...]:
+        if column not in self._known:
+            found = set(self._values[column]())
+            self._known[column] = (*sorted(v for v in found if v == v), *(v for v in found if v != v))  # NaN has no place in an order
+        return self._known[column]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @record
 class Schema:
     """The columns of a source; `rows` is None where only the whole file would tell."""
@@ -45,7 +66,7 @@ class Schema:
 
     def at_hand(self, column: str) -> tuple[Any, ...] | None:
         """The distinct values of a column where they are known without reading more: advice is worth no second look at a file."""
-        return self.values.get(column) if isinstance(self.values, dict) else None
+        return self.values.get(column) if isinstance(self.values, dict | InOrder) else None
 
 
 @record
@@ -153,15 +174,31 @@ def header_of(first: list[str] | None, header: bool, path: Path) -> list[str]:
     return names
 
 
+_UNREADABLE = (gzip.BadGzipFile, EOFError, OSError, zlib.error)
+
+
+def _opened(path: Path) -> Any:
+    return (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig", newline="")
+
+
 def _lines(path: Path) -> Iterator[str]:
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+        with _opened(path) as file:
             yield from file
     except UnicodeDecodeError as error:
-        raise Refusal("E410", label=f"byte {error.start} is not UTF-8", path=path.name, help="save it as UTF-8") from None
-    except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
+        raise Refusal("E410", label=f"byte {_not_utf8(path, error)} is not UTF-8", path=path.name, help="save it as UTF-8") from None
+    except _UNREADABLE as error:
         raise Refusal("E410", label=str(error), path=path.name, help="fetch or write the file again") from None
+
+
+def _not_utf8(path: Path, found: UnicodeDecodeError) -> int:
+    """Where the byte stands in the file that was found in a part of it."""
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        try:
+            file.read().decode()
+        except UnicodeDecodeError as error:
+            return error.start
+    return found.start
 
 
 def number(cell: str) -> float | None:
@@ -178,28 +215,91 @@ def csv_schema(path: Path, separator: str, header: bool, missing: Iterable[str])
     """Names and types of a delimited file, from whole columns up to WHOLE_BYTES, else from its first rows."""
     names, rows = read_cells(path, separator, header)
     whole = path.stat().st_size <= WHOLE_BYTES
+    distinct, count = (_pieces(path, separator, header, len(names)) if whole else None) or _rows(islice(rows, None if whole else 1000), len(names))
     gone = {"", *missing}
-    looked_at = islice(rows, None if whole else 1000)
-    distinct: list[set[str]] = [set() for _ in names]
+    columns, values = dict[str, ColumnSchema](), dict[str, Callable[[], Iterable[Any]]]()
+    for name, seen in zip(names, distinct, strict=True):
+        numbers = _numbers(seen, gone)
+        columns[name] = ColumnSchema("string") if numbers is None else ColumnSchema("float", (1,))
+        if whole and len(seen) < MAX_CATEGORIES:
+            values[name] = ({c.strip() for c in seen} - gone).__iter__ if numbers is None else numbers
+    return Schema(columns, count if whole else None, InOrder(values))
+
+
+def _numbers(cells: set[str], gone: set[str]) -> Callable[[], Iterable[float]] | None:
+    """The distinct numbers of cells; None where one is neither a number nor missing."""
+    left = cells - gone
+    joined = "".join(left)
+    if "_" not in joined and all(number(cell) is None for cell in gone):  # else what float() takes may be text, or missing
+        if joined.isascii() and joined.isdigit():
+            return partial(map, float, left)
+        try:
+            return set(map(float, left)).__iter__
+        except ValueError:
+            pass  # perhaps a missing value with spaces around it
+    found = {number(cell) for cell in left if cell.strip() not in gone}
+    return None if None in found else found.__iter__  # type: ignore[return-value]
+
+
+_PIECE = 1 << 16  # characters whose cells the processor's cache holds
+
+
+def _pieces(path: Path, separator: str, header: bool, columns: int) -> tuple[list[set[str]], int] | None:
+    """The distinct cells of each column, and how many rows there are, by cutting many lines at once.
+
+    None where the csv module has to look, and perhaps to refuse: quotes, zeros, lone carriage returns, blank, long or ragged lines, bytes that are not UTF-8.
+    """
+    distinct: list[set[str]] = [set() for _ in range(columns)]
+    rows, rest = 0, ""
+    try:
+        with _opened(path) as file:
+            if header:
+                file.readline()
+            while columns > 1 and (piece := file.read(_PIECE)):
+                piece = rest + piece
+                stop = piece.rfind("\n") + 1
+                if not stop:
+                    return None
+                rest = piece[stop:]
+                lines = _add(distinct, piece[:stop], separator)
+                if not lines:
+                    return None
+                rows += lines
+    except (UnicodeDecodeError, *_UNREADABLE):
+        return None
+    if rest:
+        lines = _add(distinct, rest + "\n", separator)
+        rows += lines
+    return None if columns == 1 or (rest and not lines) else (distinct, rows)
+
+
+def _add(distinct: list[set[str]], text: str, separator: str) -> int:
+    """Take the cells of whole lines in; how many lines, 0 where they are not regular."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    if "\r" in text or '"' in text or "\0" in text:
+        return 0
+    marked, columns = text[:-1].replace("\n", separator + "\n"), len(distinct)
+    lines, cells = len(marked) - len(text) + 2, marked.split(separator)  # every line end but the last has come to be longer by a character
+    first = "".join(cells[::columns]).split("\n")  # every line end stands before a first cell, or there are too few here
+    if len(cells) != lines * columns or len(first) != lines:
+        return 0
+    for place, seen in enumerate(distinct):
+        if len(seen) < MAX_CATEGORIES:
+            seen.update(cells[place::columns] if place else first)
+    return lines
+
+
+def _rows(rows: Iterator[tuple[int, list[str]]], columns: int) -> tuple[list[set[str]], int]:
+    """The distinct cells of each column, and how many rows there are."""
+    distinct: list[set[str]] = [set() for _ in range(columns)]
     count = 0
-    while block := [row for _, row in islice(looked_at, 256)]:  # turned into columns, whose cells are taken in one go
+    while block := [row for _, row in islice(rows, 256)]:  # turned into columns, whose cells are taken in one go
         count += len(block)
         for seen, column in zip(distinct, zip(*block, strict=True), strict=True):
             if len(seen) < MAX_CATEGORIES:
                 seen.update(column)
-    columns, values = {}, {}
-    for name, seen in zip(names, distinct, strict=True):
-        cells = [c for c in seen if c.strip() not in gone]
-        numbers = [number(c) for c in cells]
-        if any(n is None for n in numbers):
-            columns[name] = ColumnSchema("string")
-            found: list[Any] = sorted({c.strip() for c in cells})
-        else:
-            columns[name] = ColumnSchema("float", (1,))
-            found = sorted({n for n in numbers if n is not None})
-        if whole and len(seen) < MAX_CATEGORIES:
-            values[name] = tuple(found)
-    return Schema(columns, count if whole else None, values)
+    return distinct, count
 
 
 # Arrays

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import nnc
+from nnc.compiler import schema
 from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import number
 from nnc.runtime.data import cells, delimited
@@ -137,6 +138,32 @@ def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, parts: 
         patch.setattr(delimited, "WORTH_A_THREAD", 8)
         patch.setattr(delimited.threads, "workers", lambda: parts)
         assert by_blocks(path, separator) == by_module(content, separator)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(table=tables(), size=st.sampled_from([16, 100, 1 << 16]))
+def test_looked_through_at_once_or_line_by_line(table: tuple[bytes, str], size: int, tmp_path: Path) -> None:
+    """`nnc check` promises the same, or refuses the same, whichever way it cuts the file."""
+    content, separator = table
+    path = tmp_path / "f.csv"
+    path.write_bytes(content)
+
+    def promised() -> Any:
+        try:
+            found = schema.csv_schema(path, separator, True, GONE)
+        except Refusal as refusal:
+            return refusal.code, refusal.label
+        return found.columns, found.rows, {name: [str(value) for value in values] for name, values in found.values.items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schema, "_PIECE", size)
+        at_once = promised()
+        patch.setattr(schema, "_pieces", lambda *given: None)
+        assert at_once == promised()
+    if isinstance(wanted := by_module(content, separator), tuple):
+        names, columns, lines = wanted
+        texts = {name for name, cells in zip(names, columns, strict=True) if any(isinstance(cell, str) for cell in cells)}
+        assert ({name for name, column in at_once[0].items() if column.dtype == "string"}, at_once[1]) == (texts, len(lines))
 
 
 @pytest.mark.parametrize("distinct", [3, 150, 5000])
@@ -280,3 +307,7 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(Refusal) as found:
         list(Delimited(path, ",", True, ()).blocks({"a"}, {"b"}))
     assert found.value.label == f"byte {content.index(0xFF)} is not UTF-8"
+    path.write_bytes(long := content[:4] + content[4:-4] * 20 + content[-4:])
+    with pytest.raises(Refusal) as found:
+        schema.csv_schema(path, ",", True, ())
+    assert found.value.label == f"byte {long.index(0xFF)} is not UTF-8"
