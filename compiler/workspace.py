@@ -263,7 +263,8 @@ def _winograd(value: Value, n: int) -> tuple[TensorType, ...]:
     down, right = -(-height // side), -(-width // side)
     lanes, rows = _fast_tile(samples * down, right * 16 * max(channels, out), right * channels * out)  # as many pieces, whatever their size
     count, kind = rows * right, value.dtype
-    weights = (lanes, frequencies, channels, out) if value.op == "conv2d_weight_gradient" else (frequencies, channels, out)
+    matrices = frequencies, channels * out + APART
+    weights = (lanes, *matrices) if value.op == "conv2d_weight_gradient" else matrices
     return (
         TensorType(kind, (lanes, frequencies, count * channels + APART)),
         TensorType(kind, (lanes, frequencies, count * out + APART)),

@@ -105,7 +105,7 @@ def _pieces(side: int, x: Array, y: Array, cut: Array, other: Array, middle: Arr
     down, right = -(-height // side), -(-width // side)
     lanes = _lanes(cut)
     tile = (cut.shape[2] - APART) // (right * channels)
-    return down, right, n, _share(n * down, tile, lanes), lanes, middle, cut, cut[0].size, cut.shape[2], other, other[0].size, other.shape[2]
+    return down, right, n, _share(n * down, tile, lanes), lanes, middle, cut, cut[0].size, cut.shape[2], other, other[0].size, other.shape[2], middle.shape[-1]
 
 
 def _work(side: int, y: Array, channels: int) -> float:
@@ -117,7 +117,7 @@ def _winograd(side: int, x: Array, w: Array, y: Array, padding: Any, space: tupl
     channels, given = x.shape[3], y.shape[3]
     taps = w.shape[1] * 9
     shape = (channels, given, taps, 9, 1) if turned else (channels, given, 9, taps, 0)
-    window = Bound(getattr(winograd, f"windows{side}"), (w, *shape, weights), channels * given * 4.0)
+    window = Bound(getattr(winograd, f"windows{side}"), (w, *shape, weights, weights.shape[-1]), channels * given * 4.0)
     geometry = x, *x.shape[1:], padding[0][0], padding[1][0], y, *y.shape[1:]
     given_to = (*geometry, *_pieces(side, x, y, cut, products, weights))
     return [window, Bound(getattr(winograd, f"convolution{side}"), given_to, _work(side, y, channels))]
@@ -130,7 +130,7 @@ def _winograd_weights(side: int, value: Value, x: Array, g: Array, out: Array, s
     given = x, *x.shape[1:], top, left, g, *g.shape[1:], *pieces
     return [
         Bound(getattr(winograd, f"weight_gradient{side}"), given, _work(side, g, x.shape[3])),
-        Bound(getattr(winograd, f"gathered_windows{side}"), (sums, pieces[4], x.shape[3], g.shape[3], out), out.size * 0.5),
+        Bound(getattr(winograd, f"gathered_windows{side}"), (sums, pieces[4], x.shape[3], g.shape[3], sums.shape[-1], out), out.size * 0.5),
     ]
 
 

@@ -67,18 +67,19 @@ def kernels_of(form: Form) -> tuple[CompiledKernel, CompiledKernel, CompiledKern
     joined = _at_pieces(inlined(lambda at, of, count: to_outputs(of, at, count)), side, side)
 
     def windows(a: Any, part: int, parts: int) -> None:
-        """w, outer, inner, elements between windows of the outer and of the inner axis, whether turned around, out: G w G^T as [n^2, outer, inner]."""
+        """w, outer, inner, elements between windows of the outer and of the inner axis, whether turned around, out, elements of one of its n^2:
+        G w G^T as [n^2, outer, inner]."""
         outer, inner = a[1], a[2]
         start, by = (a[0] + 32, -4) if a[5] else (a[0], 4)
         for i in range(outer * part // parts, outer * (part + 1) // parts):
             for k in range(0, inner, WIDTH):
                 at = start + 4 * (i * a[3] + k * a[4])
-                of_windows((at, by, 4 * a[4]), (a[6] + 4 * (i * inner + k), 4 * outer * inner), min(WIDTH, inner - k))
+                of_windows((at, by, 4 * a[4]), (a[6] + 4 * (i * inner + k), 4 * a[7]), min(WIDTH, inner - k))
 
     def convolution(a: Any, part: int, parts: int) -> None:
         """x, height, width, channels, padding at the top and left, y, height, width, channels, rows and columns of pieces in an image, images,
         rows of pieces in a tile, lanes, transformed windows, pieces, elements of a lane, of one of its n^2, products, elements of a lane, of one of
-        its n^2.
+        its n^2, elements of one of the n^2 matrices of windows.
 
         Images are [n, h, w, c] without gaps.
         """
@@ -93,22 +94,21 @@ def kernels_of(form: Form) -> tuple[CompiledKernel, CompiledKernel, CompiledKern
                 cut(a[0], a[1], a[2], channels, a[4], a[5], down, right, first, last, d, 4 * a[18])
                 for f in range(frequencies):
                     _sgemm(ROWS, PLAIN, PLAIN, count, given, channels, f32(1), float32_at(d + 4 * f * a[18]), channels,
-                           float32_at(a[15] + 4 * f * channels * given), given, f32(0), float32_at(m + 4 * f * a[21]), given)  # fmt: skip
+                           float32_at(a[15] + 4 * f * a[22]), given, f32(0), float32_at(m + 4 * f * a[21]), given)  # fmt: skip
                 joined(a[6], a[7], a[8], given, 0, 0, down, right, first, last, m, 4 * a[21])
 
     def weight_gradient(a: Any, part: int, parts: int) -> None:
         """x, height, width, channels, padding at the top and left, g, height, width, channels, rows and columns of pieces in an image, images,
         rows of pieces in a tile, lanes, sums [lanes, n^2, channels of x, channels of g], pieces, elements of a lane, of one of its n^2, the
-        cotangent's pieces, elements of a lane, of one of its n^2."""
+        cotangent's pieces, elements of a lane, of one of its n^2, elements of one of the n^2 sums of a lane."""
         channels, given, down, right, tile, lanes = a[3], a[9], a[10], a[11], a[13], a[14]
         rows = a[12] * down
         tiles = (rows + tile - 1) // tile
-        size = channels * given
         for lane in range(part, lanes, parts):
-            d, s, sums = a[16] + 4 * lane * a[17], a[19] + 4 * lane * a[20], a[15] + 4 * lane * frequencies * size
+            d, s, sums = a[16] + 4 * lane * a[17], a[19] + 4 * lane * a[20], a[15] + 4 * lane * frequencies * a[22]
             begin, end = tiles * lane // lanes, tiles * (lane + 1) // lanes
             if begin == end:
-                nb.carray(float32_at(sums), (frequencies * size,))[...] = f32(0)
+                nb.carray(float32_at(sums), (frequencies * a[22],))[...] = f32(0)
             for t in range(begin, end):
                 first, last = rows * t // tiles, rows * (t + 1) // tiles
                 count = (last - first) * right
@@ -116,12 +116,13 @@ def kernels_of(form: Form) -> tuple[CompiledKernel, CompiledKernel, CompiledKern
                 spread(a[6], a[7], a[8], given, 0, 0, down, right, first, last, s, 4 * a[21])
                 for f in range(frequencies):
                     _sgemm(ROWS, TURNED, PLAIN, channels, given, count, f32(1), float32_at(d + 4 * f * a[18]), channels, float32_at(s + 4 * f * a[21]),
-                           given, f32(0 if t == begin else 1), float32_at(sums + 4 * f * size), given)  # fmt: skip
+                           given, f32(0 if t == begin else 1), float32_at(sums + 4 * f * a[22]), given)  # fmt: skip
 
     def gathered_windows(a: Any, part: int, parts: int) -> None:
-        """sums [lanes, n^2, channels, given], lanes, channels, given, out [given, channels, 3, 3]: G^T of the sum of all lanes, G."""
+        """sums [lanes, n^2, channels, given], lanes, channels, given, elements of one of the n^2, out [given, channels, 3, 3]: G^T of the sum of all
+        lanes, G."""
         lanes, channels, given = a[1], a[2], a[3]
-        apart = 4 * channels * given
+        apart = 4 * a[4]
         for c in range(channels * part // parts, channels * (part + 1) // parts):
             for k in range(0, given, WIDTH):
                 count = min(WIDTH, given - k)
@@ -131,7 +132,7 @@ def kernels_of(form: Form) -> tuple[CompiledKernel, CompiledKernel, CompiledKern
                     for lane in range(1, lanes):
                         total = total + load(first + (lane * frequencies + f) * apart, count)
                     store(first + f * apart, total, count)
-                to_windows((first, apart), (a[4] + 36 * (k * channels + c), 4, 36 * channels), count)
+                to_windows((first, apart), (a[5] + 36 * (k * channels + c), 4, 36 * channels), count)
 
     def named(function: Any) -> CompiledKernel:
         function.__name__ += str(side)
