@@ -67,6 +67,13 @@ def integers(count: int) -> Callable[[Callable[..., int]], CompiledKernel]:
     return lambda function: CompiledKernel(function, types.int64(*[types.int64] * count))
 
 
+@compiled()
+def cut(n: int, part: int, parts: int, unit: int) -> tuple[int, int]:
+    """First and last of the elements of a part, in whole units."""
+    units = (n + unit - 1) // unit
+    return min(n, units * part // parts * unit), min(n, units * (part + 1) // parts * unit)
+
+
 def _pointer(kind: Any) -> Any:
     @intrinsic
     def pointer(context: Any, address: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import apart, compiled, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
+from .addresses import apart, compiled, cut, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
 from .blas import PLAIN, ROWS, TURNED, has_product, sgemm
 from .vector_math import exp_float32
 
@@ -18,13 +18,6 @@ assert has_product()
 _sgemm = sgemm()
 f32, i32, i64, u64 = np.float32, np.int32, np.int64, np.uint64
 STRIP = 16  # columns that a product's kernel takes at a time
-
-
-@compiled()
-def cut(n: int, part: int, parts: int, unit: int) -> tuple[int, int]:
-    """First and last of the elements of a part, in whole units."""
-    units = (n + unit - 1) // unit
-    return min(n, units * part // parts * unit), min(n, units * (part + 1) // parts * unit)
 
 
 @kernel

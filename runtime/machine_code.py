@@ -143,6 +143,14 @@ def compiles() -> str:
 
 
 @cache
+def has_wide_registers() -> bool:
+    """Whether the processor has 32 registers of sixteen numbers of float32."""
+    import llvmlite.binding as llvm
+
+    return bool(llvm.get_host_cpu_features().get("avx512f"))
+
+
+@cache
 def _conditions() -> str:
     import llvmlite.binding as llvm
 

@@ -6,6 +6,7 @@ What has no such form here (float64, images, rare operations) stays a call from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -14,12 +15,14 @@ from nnc.compiler.ir import Value
 from . import images
 from .bound import Array, Bound, moved, plain
 from .kernels import Randomness, stream_of
-from .machine_code import Codes
+from .machine_code import Codes, has_wide_registers
 from .native_recurrence import recurrence, recurrence_gradient
 from .threads import workers
 
-dense, pools = Codes("dense"), Codes("pools")
+dense, pools, products = Codes("dense"), Codes("pools"), Codes("products")
 RUN = 512  # rows that are added up by themselves
+SMALL = 10**6  # multiply-adds of a product that OpenBLAS takes as it lies, without packing; with b turned around it is slow at any size
+PANEL, LINE = 2**14, 64  # numbers of a product's panel, which fits the second cache with all that is read beside it; bytes on which it begins
 
 
 def native(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:
@@ -53,7 +56,19 @@ def _product(value: Value, arrays: tuple[Array, ...], randomness: Randomness, fa
     ta, tb = value.attributes["transpose_a"] != left[0], value.attributes["transpose_b"] != right[0]
     k = a.shape[0] if value.attributes["transpose_a"] else a.shape[1]
     m, n = out.shape
-    return [Bound(dense.product, (int(ta), int(tb), m, n, k, a, left[1], b, right[1], out, target[1]), 2 * m * n * k * 0.006 + 300)]
+    given = int(ta), int(tb), m, n, k, a, left[1], b, right[1], out, target[1]
+    work = 2 * m * n * k * 0.006 + 300
+    if has_wide_registers() and (tb or m * n * k > SMALL):
+        return [Bound(products.product, (*given, _panels(workers()), PANEL), work)]
+    return [Bound(dense.product, given, work)]
+
+
+@cache
+def _panels(threads: int) -> Array:
+    """A panel for each thread of a team, which makes one product at a time."""
+    room = np.empty(threads * PANEL + LINE // 4, np.float32)
+    start = -room.ctypes.data % LINE // 4
+    return room[start : start + threads * PANEL]
 
 
 def _sum(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:

@@ -139,6 +139,8 @@ RUNTIME = {
     "dense": "addresses blas vector_math",
     "turns": "addresses",
     "vectors": "addresses",
+    "tiles": "addresses vectors",
+    "products": "addresses tiles vectors",
     "interpolation": "",
     "transforms": "addresses interpolation vectors",
     "winograd": "addresses blas interpolation transforms vectors",
@@ -247,7 +249,7 @@ ONLY_IN = {
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
     "numba": {"nnc.runtime.machine_code", "nnc.runtime.vector_math"},
-    "llvmlite": {f"nnc.runtime.{name}" for name in ("machine_code", "blas", "addresses", "compiled_csv", "vectors", "transforms")},
+    "llvmlite": {f"nnc.runtime.{name}" for name in ("machine_code", "blas", "addresses", "compiled_csv", "vectors", "tiles", "transforms")},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 

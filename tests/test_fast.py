@@ -459,7 +459,7 @@ def test_rows_are_added_up_however_they_lie(name: str, index: Any, three: Team) 
 
 
 @pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 3, 70), (64, 33, 2), (2, 130, 40)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 3, 70), (64, 33, 2), (2, 130, 40), (131, 90, 140)])
 def test_products_in_parts_are_the_product(sizes: tuple[int, int, int], turned: tuple[bool, bool], three: Team) -> None:
     m, k, n = sizes
     shapes = [(k, m) if turned[0] else (m, k), (n, k) if turned[1] else (k, n)]
