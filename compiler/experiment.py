@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
-
-from .operation import Bound, Kind, Of, Params, Reference, Refers, Weighted
+from .operation import Bound, Kind, Of, Reference, Refers, Weighted
+from .parameters import Field, Params
 from .record import record
 from .schema import Schema
 from .source import Source, Span

@@ -11,11 +11,10 @@ from __future__ import annotations
 from math import inf, pi, sqrt
 from typing import Any, Literal
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
 from ..ir import Value, apply, constant
-from ..operation import Build, Kind, NoParams, Params, operation
+from ..operation import Build, Kind, operation
+from ..parameters import Field, NoParams, Params
 from .channels import along_channels, channels_of
 
 _XAVIER = "xavier_uniform"

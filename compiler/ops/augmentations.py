@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
-from ..operation import Kind, Params, operation
+from ..operation import Kind, operation
+from ..parameters import Field, Params
 
 
 class ShiftParams(Params):

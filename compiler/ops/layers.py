@@ -6,11 +6,10 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, dims
-from ..operation import Bound, Build, Draw, Fan, Incoming, Kind, Of, Params, Weighted, operation
+from ..operation import Bound, Build, Draw, Fan, Incoming, Kind, Of, Weighted, operation
+from ..parameters import Field, Params
 from ..primitives import total
 from .channels import channels_of, other_axes
 

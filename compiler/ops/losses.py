@@ -14,11 +14,10 @@ from __future__ import annotations
 from math import log, prod, sqrt
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Column, Kind, LossBuild, Params, Reference, Refers, operation
+from ..operation import Column, Kind, LossBuild, Reference, Refers, operation
+from ..parameters import Field, Params
 from ..primitives import root, total, vector
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
 from ..ir import Value, apply
-from ..operation import Build, Kind, Params, operation
+from ..operation import Build, Kind, operation
+from ..parameters import Field, Params
 from ..primitives import total
 from .channels import along_channels, channel_axis, channels_of, other_axes
 from .layers import require_float

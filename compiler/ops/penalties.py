@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from ..ir import Value, apply, constant
-from ..operation import Incoming, Kind, Params, operation
+from ..operation import Incoming, Kind, operation
+from ..parameters import Field, Params
 from ..primitives import dot, root, total
 
 

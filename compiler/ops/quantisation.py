@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
-from ..operation import Kind, Params, operation
+from ..operation import Kind, operation
+from ..parameters import Field, Params
 
 
 class QuantisationParams(Params):

@@ -10,10 +10,9 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
-from ..operation import Clock, Kind, NoParams, Params, Reference, Refers, Stage, operation
+from ..operation import Clock, Kind, Reference, Refers, Stage, operation
+from ..parameters import Field, NoParams, Params
 
 
 @operation(Kind.SCHEDULE, facts={"constant"})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from math import prod
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
 from ..ir import Value, apply, dims
-from ..operation import Build, Kind, NoParams, Params, operation
+from ..operation import Build, Kind, operation
+from ..parameters import Field, NoParams, Params
 
 
 @operation(Kind.LAYER, facts={"shape"})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
-from ..operation import Bound, Kind, Of, Params, Reference, Refers, operation
+from ..operation import Bound, Kind, Of, Reference, Refers, operation
+from ..parameters import Field, Params
 from .data import Labels
 
 PARTS = ("train", "validation", "test")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ..diagnostics import Refusal
-from ..operation import Kind, NoParams, Params, Reference, Refers, operation
+from ..operation import Kind, Reference, Refers, operation
+from ..parameters import Field, NoParams, Params
 
 
 class RangeParams(Params):
