@@ -141,8 +141,8 @@ def _recurrent(x: TensorType, w: TensorType, r: TensorType, b: TensorType, kind:
     return x.with_shape((n, steps, width) if sequences else (n, width))
 
 
-# Gates and kept blocks of each recurrence. Kept are first the state h, then what the gradient needs: lstm c, tanh(c) and the gates i, o, f, g;
-# gru R_h h + Rb_h, the update and reset gates and the new state.
+# Gates and kept blocks of each recurrence. Kept are first the state h, then what the gradient needs, lstm c, tanh(c) and the gates i, o, f, g;
+# gru R_h h + Rb_h, the update and reset gates and the new state. How those lie in their blocks is for whoever computes both.
 RECURRENCES = {"rnn_tanh": (1, 1), "rnn_relu": (1, 1), "lstm": (4, 7), "gru": (3, 5)}
 
 

@@ -176,11 +176,10 @@ def _recurrence(value: Value, n: int) -> tuple[TensorType, ...]:
 
 
 def _recurrence_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
-    """Three arrays of a state, and for an lstm one of all steps."""
+    """Two arrays of a state; of an lstm or gru what a step multiplies its gates with and what that gives, and of an lstm an array of all steps."""
     steps, samples, units = concrete(value.operands[0].shape, n)
-    state = TensorType(value.dtype, (samples, units))
-    whole = TensorType(value.dtype, (steps, samples, units))
-    return (state, state, state, whole) if value.attributes["kind"] == "lstm" else (state, state)
+    state, work = (samples, units), {"lstm": [(8, samples, units), (steps, samples, units)], "gru": [(4, samples, units)]}
+    return tuple(TensorType(value.dtype, shape) for shape in (state, state, *work.get(value.attributes["kind"], ())))
 
 
 # The fast engine's convolutions and pools, which read what lies outside of an image as nothing and need no frame. Winograd's F(2x2, 3x3) is what it

@@ -1,6 +1,7 @@
 """Compiled kernels of LSTM, GRU and plain recurrences in float32: all steps of a part of the samples, forward and back.
 
-The formulas and the memory are those of recurrence.py. A step is one product with R, called from inside, and one loop over the units that does all that
+The formulas are those of recurrence.py. Kept are h, of an lstm c and tanh(c), of a gru R_h h + Rb_h, each [steps, n, units], and the gates
+[steps, n, gates, units]. A step is one product with R, called from inside, and one loop over the units that does all that
 is elementwise, so that what a step makes is still in the first cache when it is read again. Before the first step in time the state is a row of
 zeros.
 """

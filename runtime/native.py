@@ -249,7 +249,7 @@ _BINDERS: dict[str, Callable[[Value, tuple[Array, ...], Randomness, Array], list
     "concat": _concat,
     "pad": _pad,
     "recurrence": lambda value, arrays, randomness, faults: recurrence(value, arrays, _copied),
-    "recurrence_gradient": lambda value, arrays, randomness, faults: recurrence_gradient(value, arrays),
+    "recurrence_gradient": lambda value, arrays, randomness, faults: recurrence_gradient(value, arrays, _copied),
     **dict.fromkeys(images.OPERATIONS, lambda value, arrays, randomness, faults: images.kernels(value, arrays)),
 }
 

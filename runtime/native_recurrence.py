@@ -1,4 +1,7 @@
-"""Recurrences as compiled kernels (compiled_recurrence.py): what they are given."""
+"""Recurrences as compiled kernels (compiled_recurrence.py): what they are given.
+
+A recurrence and its gradient are compiled both or neither: NumPy's kernels keep the gates in another order in memory (recurrence.py).
+"""
 
 from __future__ import annotations
 
@@ -21,40 +24,45 @@ def _work(steps: int, n: int, units: int, gates: int) -> float:
     return steps * n * units * gates * (2 * units * 0.006 + 0.5)
 
 
-def _steps_apart(x: Array) -> tuple[int, int] | None:
-    """Elements of [steps, n, width] from a step to the next, and from a sample to the next; None where a sample is not one piece."""
-    down, over, right = (s // x.itemsize for s in x.strides)
-    return (down, over) if right == 1 or x.shape[2] == 1 else None
+def _in_pieces(x: Array, copied: Copy) -> tuple[list[Bound], tuple[Array, int, int]]:
+    """[steps, n, width] with each sample in one piece, after a copy if need be; elements from a step to the next, and from a sample to the next."""
+    copy: list[Bound] = []
+    if x.strides[2] != x.itemsize and x.shape[2] > 1:
+        whole = np.empty(x.shape, x.dtype)
+        made = copied(x, whole)
+        assert made is not None
+        copy, x = made, whole
+    down, over, _ = (s // x.itemsize for s in x.strides)
+    return copy, (x, down, over)
 
 
 def recurrence(value: Value, arrays: tuple[Array, ...], copied: Copy) -> list[Bound] | None:
     kind = value.attributes["kind"]
     z, r, *b, out, turned, q, _ = arrays
-    strides = _steps_apart(z)
-    if not plain(r, out, *b) or strides is None or out.size == 0:
+    if not plain(r) or out.size == 0:
         return None
+    assert plain(out, *b)
     turn = copied(r.T, turned)
-    if turn is None:
-        return None
+    assert turn is not None
+    copy, of_input = _in_pieces(z, copied)
     _, steps, n, units = out.shape
-    given = (z, *strides, turned, *b, out, steps, n, units, int(value.attributes["reverse"]), q)
+    given = (*of_input, turned, *b, out, steps, n, units, int(value.attributes["reverse"]), q)
     work = _work(steps, n, units, RECURRENCES[kind][0])
     if kind in _RNN:
-        return [*turn, Bound(walks.rnn, (*given, int(kind == "rnn_relu")), work)]
-    return [*turn, Bound(walks.lstm if kind == "lstm" else walks.gru, (*given, np.zeros(units, np.float32)), work)]
+        return [*turn, *copy, Bound(walks.rnn, (*given, int(kind == "rnn_relu")), work)]
+    return [*turn, *copy, Bound(walks.lstm if kind == "lstm" else walks.gru, (*given, np.zeros(units, np.float32)), work)]
 
 
-def recurrence_gradient(value: Value, arrays: tuple[Array, ...]) -> list[Bound] | None:
+def recurrence_gradient(value: Value, arrays: tuple[Array, ...], copied: Copy) -> list[Bound] | None:
     kind = value.attributes["kind"]
     g, cells, r, out, dh, carried = arrays[:6]
-    if not plain(cells, r, out) or out.size == 0:
+    if not plain(r) or out.size == 0:
         return None
-    strides = _steps_apart(g)
-    if strides is None:
-        return None
+    assert plain(cells, out)
+    copy, cotangents = _in_pieces(g, copied)
     _, steps, n, units = cells.shape
-    given = (g, *strides, r, cells, out, steps, n, units, int(value.attributes["reverse"]), dh)
+    given = (*cotangents, r, cells, out, steps, n, units, int(value.attributes["reverse"]), dh)
     work = _work(steps, n, units, RECURRENCES[kind][0])
     if kind in _RNN:
-        return [Bound(walks.rnn_back, (*given, int(kind == "rnn_relu")), work)]
-    return [Bound(walks.lstm_back if kind == "lstm" else walks.gru_back, (*given, carried, np.zeros(units, np.float32)), work)]
+        return [*copy, Bound(walks.rnn_back, (*given, int(kind == "rnn_relu")), work)]
+    return [*copy, Bound(walks.lstm_back if kind == "lstm" else walks.gru_back, (*given, carried, np.zeros(units, np.float32)), work)]

@@ -1,43 +1,56 @@
 """NumPy kernels of recurrences in training: forward through the steps, and back.
 
-What the backward walk multiplies the cotangent of a step with depends on the forward values alone: it is computed for all steps at once,
-into the very array that the result goes to. So a step is one small product and a few short loops. Sequences are [steps, n, units];
-`r` is [gates units, units], and what it gives, [n, gates units], has the gates beside each other. Of the blocks that are kept, the last ones
-together hold the gates in that form too: a step's gates are then one piece of memory.
+At the usual sizes a call of NumPy takes a third of a microsecond however little it does, and three times as long where the rows of what it reads lie apart.
+So the gates lie one behind the other here, [gates, n, units] in a step, where each is one piece of memory and neighbours are one too; a step is
+as few calls as there can be, which are made ready when the kernel first sees its arrays; and what the backward walk multiplies the cotangent of a step with,
+which depends on the forward values alone, is computed for all steps at once, in the very memory that the result goes to.
+
+Sequences are [steps, n, units]; `r` is [gates units, units]. Of the blocks that are kept, the first holds the states. The others together are a record of
+each step, [steps, blocks, n, units]:
+
+    lstm: i, o, f, g, s = tanh(c), and c of the step before
+    gru:  update, reset, new, and inner = R_h h + Rb_h
+
+Where a forward step needs a product with a sigmoid it divides by its reciprocal, 1 + e^-x. All sigmoids are made from those at the end; e^-x
+comes from -R and -z.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from nnc.compiler.ir import Value
 
-from .special import sigmoid
-
 Array = np.ndarray[Any, Any]
 Kernel = Callable[..., Any]
 Order = Sequence[int]  # the steps as time goes
+Calls = Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
 def recurrence(value: Value, n: int, randomness: object) -> Kernel:
-    walk = _FORWARD[value.attributes["kind"]]
-    order = _order(value)
-
-    def run(z: Array, r: Array, *others: Array) -> None:
-        *b, out, turned, q, space = others
-        np.copyto(turned, r.T)
-        walk(z, turned, b, out, q, space, order)
-
-    return run
+    return _walk(_FORWARD[value.attributes["kind"]], _order(value))
 
 
 def recurrence_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    walk = _BACKWARD[value.attributes["kind"]]
-    order = _order(value)
-    return lambda g, cells, r, out, *spaces: walk(g, cells, r, out, spaces, order)
+    return _walk(_BACKWARD[value.attributes["kind"]], _order(value))
+
+
+def _walk(calls: Callable[..., Calls], order: Order) -> Kernel:
+    """The calls for the arrays that are given; a program gives the same ones each time."""
+    known: tuple[Array, ...] = ()
+    ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+
+    def run(*arrays: Array) -> None:
+        nonlocal known, ready
+        if len(known) != len(arrays) or any(a is not b for a, b in zip(known, arrays, strict=True)):
+            known, ready = arrays, list(calls(order, *arrays))
+        for function, operands in ready:
+            function(*operands)
+
+    return run
 
 
 def _order(value: Value) -> Order:
@@ -56,185 +69,210 @@ def _back(order: Order) -> list[tuple[int, int | None]]:
     return _pairs(order[::-1])
 
 
-def gates_of(cells: Array, count: int) -> Array:
-    """The gates of all steps [steps, n, count, units]: the memory of the last blocks."""
-    _, steps, n, units = cells.shape
-    return cells[-count:].reshape(steps, n, count, units)
+def _records(kept: Array) -> Array:
+    """What is kept of each step beside its state: [steps, blocks, n, units]."""
+    blocks, steps, n, units = kept.shape
+    return kept[1:].reshape(steps, blocks - 1, n, units)
 
 
-def _shift(order: Order) -> tuple[slice, slice, int]:
-    """Of arrays over all steps: those that have a step before them, those before, and the first in time."""
-    if order[0] == 0:
-        return slice(1, None), slice(None, -1), 0
-    return slice(None, -1), slice(1, None), len(order) - 1
+def _apart(x: Array, gates: int) -> Array:
+    """[..., n, gates units] seen as [..., gates, n, units]."""
+    return x.reshape(*x.shape[:-1], gates, x.shape[-1] // gates).swapaxes(-2, -3)
 
 
-def _rnn(activate: Callable[[Array, Array], Any], z: Array, r: Array, out: Array, q: Array, order: Order) -> None:
-    (h,) = out
-    for t, before in _pairs(order):
+def _turned(r: Array, out: Array, gates: int, negative: int) -> tuple[Array, Calls]:
+    """R as the matrices of its gates [gates, units, units], turned around, so that h times them is a step; some of them negative."""
+    units = r.shape[1]
+    matrices = out.reshape(gates, units, units)
+
+    def calls() -> Calls:
+        yield np.copyto, (matrices, r.reshape(gates, units, units).swapaxes(1, 2))
+        if negative:
+            yield np.negative, (matrices[:negative], matrices[:negative])
+
+    return matrices, calls()
+
+
+def _rectified(x: Array, out: Array) -> None:
+    np.maximum(x, 0, out=out)
+
+
+def _is_positive(x: Array, out: Array) -> None:
+    np.greater(x, 0, out, casting="unsafe")
+
+
+def _rnn(activate: Callable[[Array, Array], Any]) -> Callable[..., Calls]:
+    def walk(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Calls:
+        h = out[0]
+        yield np.copyto, (turned, r.T)
+        for t, before in _pairs(order):
+            if before is None:
+                yield activate, (z[t], h[t])
+                continue
+            yield np.dot, (h[before], turned, q)
+            yield np.add, (q, z[t], q)
+            yield activate, (q, h[t])
+
+    return walk
+
+
+def _rnn_back(slope: Callable[[Array, Array], Calls]) -> Callable[..., Calls]:
+    def walk(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, _: Array) -> Calls:
+        dz = out[0]
+        yield from slope(kept[0], dz)
+        for t, after in _back(order):
+            if after is None:
+                yield np.multiply, (dz[t], g[t], dz[t])
+                continue
+            yield np.dot, (dz[after], r, dh)
+            yield np.add, (dh, g[t], dh)
+            yield np.multiply, (dz[t], dh, dz[t])
+
+    return walk
+
+
+def _slope_of_tanh(h: Array, out: Array) -> Calls:
+    yield np.multiply, (h, h, out)
+    yield np.subtract, (1, out, out)
+
+
+def _slope_of_relu(h: Array, out: Array) -> Calls:
+    yield _is_positive, (h, out)
+
+
+def _lstm(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Calls:
+    h, record = out[0], _records(out)
+    matrices, turn = _turned(r, turned, 4, negative=3)
+    product = q.reshape(4, *space.shape)
+    one = np.ones((), z.dtype)  # NumPy takes longer to read a number of Python
+    yield from turn
+    yield np.copyto, (record[:, :4], _apart(z, 4))
+    yield np.copyto, (record[order[0], 5], 0)
+    for step, (t, before) in enumerate(_pairs(order)):
+        now = record[t]
+        i_o_f, o, g, s = now[:3], now[1], now[3], now[4]
+        i_f, g_c = now[0:3:2], now[3:6:2]
+        c = record[order[step + 1], 5] if step + 1 < len(order) else space
         if before is None:
-            activate(z[t], h[t])
-            continue
-        np.matmul(h[before], r, q)
-        np.add(q, z[t], q)
-        activate(q, h[t])
-
-
-def _rnn_back(g: Array, r: Array, dz: Array, spaces: Sequence[Array], order: Order) -> None:
-    """`dz` holds the slopes of the activation."""
-    dh, _ = spaces
-    for t, after in _back(order):
-        np.multiply(dz[t], _arrived(g[t], dz, after, r, dh), dz[t])
-
-
-def _arrived(g: Array, dq: Array, after: int | None, r: Array, dh: Array) -> Array:
-    """The cotangent of a state: what came from outside, and what came through R from the step after."""
-    if after is None:
-        return g
-    np.matmul(dq[after], r, dh)
-    np.add(dh, g, dh)
-    return dh
-
-
-def _rnn_tanh(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    _rnn(np.tanh, z, r, out, q, order)
-
-
-def _rnn_relu(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    _rnn(lambda x, h: np.maximum(x, 0, out=h), z, r, out, q, order)
-
-
-def _rnn_tanh_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
-    h, dz = cells[0], out[0]
-    np.multiply(h, h, dz)
-    np.subtract(1, dz, dz)
-    _rnn_back(g, r, dz, spaces, order)
-
-
-def _rnn_relu_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
-    h, dz = cells[0], out[0]
-    np.greater(h, 0, dz, casting="unsafe")
-    _rnn_back(g, r, dz, spaces, order)
-
-
-def _lstm(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    h, c, s = out[:3]
-    gates = gates_of(out, 4)
-    for t, before in _pairs(order):
-        now = gates[t].reshape(z[t].shape)
-        if before is None:
-            np.copyto(now, z[t])
+            yield np.negative, (i_o_f, i_o_f)
         else:
-            np.matmul(h[before], r, now)
-            np.add(now, z[t], now)
-        i, o, f, g = (gates[t, :, k] for k in range(4))
-        sigmoids = now[:, : 3 * c.shape[2]]
-        sigmoid(sigmoids, sigmoids)
-        np.tanh(g, g)
-        np.multiply(i, g, c[t])
-        if before is not None:
-            np.multiply(f, c[before], space)
-            np.add(c[t], space, c[t])
-        np.tanh(c[t], s[t])
-        np.multiply(o, s[t], h[t])
+            yield np.matmul, (h[before], matrices, product)
+            yield np.subtract, (product[:3], i_o_f, i_o_f)
+            yield np.add, (product[3], g, g)
+        yield np.exp, (i_o_f, i_o_f)
+        yield np.add, (i_o_f, one, i_o_f)
+        yield np.tanh, (g, g)
+        yield np.divide, (g_c, i_f, product[:2])
+        yield np.add, (product[0], product[1], c)
+        yield np.tanh, (c, s)
+        yield np.divide, (s, o, h[t])
+    yield np.divide, (one, record[:, :3], record[:, :3])
 
 
-def _lstm_back(g_h: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
+def _lstm_back(order: Order, g_h: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array, to_c: Array) -> Calls:
     """dh = g + dz' R; dc = dh o (1 - s^2) + f' dc', the step after with a prime; dz of i, f, g is dc, of o dh, times the factors."""
-    _, c, s = cells[:3]
-    i, o, f, g = (gates_of(cells, 4)[:, :, k] for k in range(4))
-    dh, dc, space, to_c = spaces
-    dz = out[0]
-    steps, n, units = c.shape
-    factor = dz.reshape(steps, n, 4, units)
-    late, early, first = _shift(order)
-    of_i, of_o, of_f, of_g = (factor[:, :, k] for k in range(4))
-    for gate, product, place in ((i, g, of_i), (o, s, of_o), (f, None, of_f)):
-        np.subtract(1, gate, place)
-        np.multiply(place, gate, place)
-        if product is not None:
-            np.multiply(place, product, place)
-    np.multiply(of_f[late], c[early], of_f[late])
-    of_f[first] = 0
-    np.multiply(g, g, of_g)
-    np.subtract(1, of_g, of_g)
-    np.multiply(of_g, i, of_g)
-    np.multiply(s, s, to_c)
-    np.subtract(1, to_c, to_c)
-    np.multiply(to_c, o, to_c)
+    record, dz = _records(kept), out[0]
+    steps, _, n, units = record.shape
+    i_o_f, i, o, f, g, s = record[:, :3], record[:, 0], record[:, 1], record[:, 2], record[:, 3], record[:, 4]
+    factor = dz.reshape(steps, 4, n, units)
+    yield np.subtract, (1, i_o_f, factor[:, :3])
+    yield np.multiply, (factor[:, :3], i_o_f, factor[:, :3])
+    yield np.multiply, (factor[:, :3], record[:, 3:6], factor[:, :3])
+    for x, gate, place in ((g, i, factor[:, 3]), (s, o, to_c)):
+        yield np.multiply, (x, x, place)
+        yield np.subtract, (1, place, place)
+        yield np.multiply, (place, gate, place)
+    cotangents, product = work[:4], work[4:]
+    dc, of_h = cotangents[0], cotangents[1]
     for t, after in _back(order):
-        arrived = _arrived(g_h[t], dz, after, r, dh)
         if after is None:
-            np.multiply(arrived, to_c[t], dc)
+            yield np.copyto, (of_h, g_h[t])
+            yield np.multiply, (of_h, to_c[t], dc)
         else:
-            np.multiply(dc, f[after], dc)
-            np.multiply(arrived, to_c[t], space)
-            np.add(dc, space, dc)
-        now = factor[t]
-        np.multiply(now[:, 0], dc, now[:, 0])
-        np.multiply(now[:, 1], arrived, now[:, 1])
-        np.multiply(now[:, 2:], dc[:, None], now[:, 2:])
+            yield np.dot, (dz[after], r, dh)
+            yield np.add, (dh, g_h[t], of_h)
+            yield np.multiply, (of_h, to_c[t], dh)
+            yield np.multiply, (dc, f[after], carried)
+            yield np.add, (dh, carried, dc)
+        yield np.copyto, (cotangents[2:], dc)
+        yield np.multiply, (factor[t], cotangents, product)
+        yield np.copyto, (_apart(dz[t], 4), product)
 
 
-def _gru(z: Array, r: Array, b: list[Array], out: Array, q: Array, space: Array, order: Order) -> None:
-    h, inner = out[:2]
-    gates, units = gates_of(out, 3), h.shape[2]
+def _gru(order: Order, z: Array, r: Array, b: Array, out: Array, turned: Array, q: Array, biases: Array) -> Calls:
+    h, record = out[0], _records(out)
+    matrices, turn = _turned(r, turned, 3, negative=2)
+    product = q.reshape(3, *biases.shape)
+    one = np.ones((), z.dtype)
+    yield from turn
+    yield np.copyto, (record[:, :3], _apart(z, 3))
+    yield np.copyto, (biases, b)
+    space = product[0]
     for t, before in _pairs(order):
-        sigmoids, of_z, of_new = gates[t].reshape(q.shape)[:, : 2 * units], z[t, :, : 2 * units], z[t, :, 2 * units :]
+        now = record[t]
+        sigmoids, update, reset, new, inner = now[:2], now[0], now[1], now[2], now[3]
         if before is None:
-            np.copyto(sigmoids, of_z)
-            inner[t] = b[0]
+            yield np.negative, (sigmoids, sigmoids)
+            yield np.copyto, (inner, biases)
         else:
-            np.matmul(h[before], r, q)
-            np.add(q[:, : 2 * units], of_z, sigmoids)
-            np.add(q[:, 2 * units :], b[0], inner[t])
-        sigmoid(sigmoids, sigmoids)
-        update, reset, new = (gates[t, :, k] for k in range(3))
-        np.multiply(reset, inner[t], new)
-        np.add(new, of_new, new)
-        np.tanh(new, new)
+            yield np.matmul, (h[before], matrices, product)
+            yield np.subtract, (product[:2], sigmoids, sigmoids)
+            yield np.add, (product[2], biases, inner)
+        yield np.exp, (sigmoids, sigmoids)
+        yield np.add, (sigmoids, one, sigmoids)
+        yield np.divide, (inner, reset, space)
+        yield np.add, (space, new, space)
+        yield np.tanh, (space, new)
         if before is None:
-            np.negative(new, h[t])
+            yield np.negative, (new, space)
         else:
-            np.subtract(h[before], new, h[t])
-        np.multiply(h[t], update, h[t])
-        np.add(h[t], new, h[t])
+            yield np.subtract, (h[before], new, space)
+        yield np.divide, (space, update, space)
+        yield np.add, (space, new, h[t])
+    yield np.divide, (one, record[:, :2], record[:, :2])
 
 
-def _gru_back(g: Array, cells: Array, r: Array, out: Array, spaces: Sequence[Array], order: Order) -> None:
+def _gru_back(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array) -> Calls:
     """dh = g + update' dh' + dq' R; dz and dq are dh times factors. They differ in the new state's gate alone: dq = reset dz there."""
-    h, inner = cells[:2]
-    update, reset, new = (gates_of(cells, 3)[:, :, k] for k in range(3))
-    dh, carried = spaces
+    h, record = kept[0], _records(kept)
+    steps, _, n, units = record.shape
+    update, reset, new, inner = (record[:, k] for k in range(4))
     dz, dq = out
-    steps, n, units = h.shape
-    factor, plain = dq.reshape(steps, n, 3, units), dz.reshape(steps, n, 3, units)[:, :, 2]
-    late, early, first = _shift(order)
-    of_update, of_reset, of_new = (factor[:, :, k] for k in range(3))
-    np.subtract(h[early], new[late], of_update[late])
-    np.negative(new[first], of_update[first])
-    np.subtract(1, update, plain)
-    np.multiply(of_update, update, of_update)
-    np.multiply(of_update, plain, of_update)
-    np.multiply(new, new, of_new)
-    np.subtract(1, of_new, of_new)
-    np.multiply(plain, of_new, plain)
-    np.multiply(plain, reset, of_new)
-    np.subtract(1, reset, of_reset)
-    np.multiply(of_reset, of_new, of_reset)
-    np.multiply(of_reset, inner, of_reset)
+    factor, plain = dq.reshape(steps, 3, n, units), dz.reshape(steps, 3, n, units)[:, 0]
+    of_update, of_reset, of_new = (factor[:, k] for k in range(3))
+    late, early = (slice(1, None), slice(None, -1)) if order[0] == 0 else (slice(None, -1), slice(1, None))
+    yield np.subtract, (h[early], new[late], of_update[late])
+    yield np.negative, (new[order[0]], of_update[order[0]])
+    yield np.subtract, (1, update, plain)
+    yield np.multiply, (of_update, update, of_update)
+    yield np.multiply, (of_update, plain, of_update)
+    yield np.multiply, (new, new, of_new)
+    yield np.subtract, (1, of_new, of_new)
+    yield np.multiply, (plain, of_new, plain)
+    yield np.multiply, (plain, reset, of_new)
+    yield np.subtract, (1, reset, of_reset)
+    yield np.multiply, (of_reset, of_new, of_reset)
+    yield np.multiply, (of_reset, inner, of_reset)
+    products, of_plain = work[:3], work[3]
     for t, after in _back(order):
         if after is None:
-            np.copyto(carried, g[t])
+            yield np.copyto, (carried, g[t])
         else:
-            np.multiply(carried, update[after], carried)
-            np.matmul(dq[after], r, dh)
-            np.add(carried, dh, carried)
-            np.add(carried, g[t], carried)
-        np.multiply(factor[t], carried[:, None], factor[t])
-        np.multiply(plain[t], carried, plain[t])
-    np.copyto(dz.reshape(steps, n, 3, units)[:, :, :2], factor[:, :, :2])
+            yield np.multiply, (carried, update[after], carried)
+            yield np.dot, (dq[after], r, dh)
+            yield np.add, (carried, dh, carried)
+            yield np.add, (carried, g[t], carried)
+        yield np.multiply, (factor[t], carried, products)
+        yield np.multiply, (plain[t], carried, of_plain)
+        yield np.copyto, (_apart(dq[t], 3), products)
+        yield np.copyto, (_apart(dz[t], 3)[:2], products[:2])
+        yield np.copyto, (_apart(dz[t], 3)[2], of_plain)
 
 
-_FORWARD: dict[str, Callable[..., None]] = {"rnn_tanh": _rnn_tanh, "rnn_relu": _rnn_relu, "lstm": _lstm, "gru": _gru}
-_BACKWARD: dict[str, Callable[..., None]] = {"rnn_tanh": _rnn_tanh_back, "rnn_relu": _rnn_relu_back, "lstm": _lstm_back, "gru": _gru_back}
+_FORWARD: dict[str, Callable[..., Calls]] = {"rnn_tanh": _rnn(np.tanh), "rnn_relu": _rnn(_rectified), "lstm": _lstm, "gru": _gru}
+_BACKWARD: dict[str, Callable[..., Calls]] = {
+    "rnn_tanh": _rnn_back(_slope_of_tanh),
+    "rnn_relu": _rnn_back(_slope_of_relu),
+    "lstm": _lstm_back,
+    "gru": _gru_back,
+}

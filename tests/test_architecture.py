@@ -124,7 +124,7 @@ RUNTIME = {
     "pooling": "convolution nnc.compiler.ir nnc.compiler.workspace",
     "special": "",
     "recurrent": "nnc.compiler.ir",
-    "recurrence": "special nnc.compiler.ir",
+    "recurrence": "nnc.compiler.ir",
     "solvers": "",
     "integers": "",
     "kernels": "convolution integers pooling special recurrence recurrent nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",

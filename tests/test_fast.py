@@ -228,7 +228,9 @@ def test_pools_are_numpys(pool: str, arguments: str, precision: str, three: Team
 @pytest.mark.parametrize("steps", [1, 6])
 @pytest.mark.parametrize("layer", ["lstm(24)", "gru(24, return_sequences=true)", "lstm(5, bidirectional=true)", "gru(7, bidirectional=true)",
                                    "rnn(24)", "rnn(7, bidirectional=true)", "rnn(24, activation=relu, return_sequences=true)",
-                                   "rnn(5, activation=relu, bidirectional=true)"])  # fmt: skip
+                                   "rnn(5, activation=relu, bidirectional=true)",
+                                   "lstm(24, return_sequences=true) -> transpose([1, 0])", "gru(7, return_sequences=true) -> transpose([1, 0])",
+                                   "rnn(7, return_sequences=true) -> transpose([1, 0])"])  # fmt: skip
 def test_recurrences_are_numpys(layer: str, steps: int, three: Team) -> None:
     text = (
         f"network(x: float32[{steps}, 3]) {{ return y = x -> {layer} -> flatten -> dense(2) }}\n"
