@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from inspect import get_annotations
 from itertools import repeat
 from math import inf, isfinite
 from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 from .record import record
 
@@ -131,10 +132,12 @@ class NoParams(Params):
 def arguments_of(params: type[Params]) -> dict[str, Argument]:
     """The fields by the name that the language gives them, those of base classes first."""
     if params not in _ARGUMENTS:
-        declared = {name: field for base in reversed(params.__mro__) for name, field in vars(base).get("declared", {}).items()}
-        hints = get_type_hints(params, include_extras=True)
-        found = (_completed(name, field, hints[name]) for name, field in declared.items())
-        _ARGUMENTS[params] = {field.name: field for field in found}
+        found: dict[str, Argument] = {}
+        for base in reversed(params.__bases__):
+            found |= arguments_of(base) if issubclass(base, Params) else {}
+        annotations = get_annotations(params, eval_str=True)
+        own = (_completed(name, field, annotations[name]) for name, field in params.declared.items())
+        _ARGUMENTS[params] = found | {field.name: field for field in own}
     return _ARGUMENTS[params]
 
 

@@ -6,7 +6,7 @@ import argparse
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 
@@ -17,93 +17,132 @@ FAILED_WHILE_RUNNING = frozenset(("E510", "E701", "E705", "E706"))  # exit statu
 LATER = ("tune",)
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="nnc", description="Compile .nn files into trained, verified ONNX models.")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def _spec(of: argparse.ArgumentParser, many: bool = False) -> None:
+    of.add_argument("file", nargs="+" if many else None, metavar="FILE", help="a .nn file")
+    of.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a `let` constant")
+    of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; the spec's directory by default")
+    of.add_argument("--max-bytes", type=int, default=None, metavar="N", help="refuse what would need more memory (default 16 GiB)")
 
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
 
-    def spec(of: argparse.ArgumentParser, many: bool = False) -> None:
-        of.add_argument("file", nargs="+" if many else None, metavar="FILE", help="a .nn file")
-        of.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a `let` constant")
-        of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; the spec's directory by default")
-        of.add_argument("--max-bytes", type=int, default=None, metavar="N", help="refuse what would need more memory (default 16 GiB)")
+def _engine(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--engine", choices=("numpy", "fast", "onnxruntime"), help="what runs the steps; default: NNC_ENGINE, or fast where numba is")
+    of.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs them; default: cpu")
 
-    def engine(of: argparse.ArgumentParser) -> None:
-        of.add_argument("--engine", choices=("numpy", "fast", "onnxruntime"), help="what runs the steps; default: NNC_ENGINE, or fast where numba is")
-        of.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs them; default: cpu")
 
-    made = command("check", "find every mistake before anything runs")
-    spec(made, many=True)
-    made.add_argument("--format", choices=("text", "json", "github"), default="text")
-    made.add_argument("--no-data", action="store_true", help="leave data sources unopened")
+def _check_takes(of: argparse.ArgumentParser) -> None:
+    _spec(of, many=True)
+    of.add_argument("--format", choices=("text", "json", "github"), default="text")
+    of.add_argument("--no-data", action="store_true", help="leave data sources unopened")
 
-    made = command("fmt", "write files in the one layout")
-    made.add_argument("file", nargs="+", metavar="FILE", help="a .nn file; - reads one from the input and writes it to the output")
-    made.add_argument("--check", action="store_true", help="name the files that would change, and change none")
 
-    made = command("summary", "layers, shapes, parameters, operations and bytes")
-    spec(made)
-    made.add_argument("--engine", choices=("numpy", "fast"), help="whose memory is told; default: NNC_ENGINE, or fast where numba is")
+def _fmt_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("file", nargs="+", metavar="FILE", help="a .nn file; - reads one from the input and writes it to the output")
+    of.add_argument("--check", action="store_true", help="name the files that would change, and change none")
 
-    made = command("build", "compile to an ONNX file with initial or given weights, and the plan of a step")
-    spec(made)
-    made.add_argument("-o", "--out", default="build", metavar="DIR", help="default: build")
 
-    made = command("train", "build, then train into a run directory")
-    spec(made)
-    made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
-    made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
-    engine(made)
+def _summary_takes(of: argparse.ArgumentParser) -> None:
+    _spec(of)
+    of.add_argument("--engine", choices=("numpy", "fast"), help="whose memory is told; default: NNC_ENGINE, or fast where numba is")
 
-    made = command("eval", "loss and metrics of a run on every split, or on new labelled rows")
-    made.add_argument("run", metavar="RUN")
-    made.add_argument("--data", metavar="FILE", help="labelled rows in place of the spec's")
-    made.add_argument("--data-root", metavar="DIR")
-    made.add_argument("--format", choices=("text", "json"), default="text")
 
-    made = command("predict", "predictions for a file of raw rows")
-    made.add_argument("model", metavar="RUN", help="a run, or a bundle that `nnc export` wrote")
-    made.add_argument("input", metavar="INPUT", help="rows with the columns of the source: .csv, .parquet or .npz, or a folder of images")
-    made.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv, .parquet or .npz file")
-    made.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs a bundle's model; default: cpu")
+def _build_takes(of: argparse.ArgumentParser) -> None:
+    _spec(of)
+    of.add_argument("-o", "--out", default="build", metavar="DIR", help="default: build")
 
-    made = command("export", "the verified ONNX model of a run")
-    made.add_argument("run", metavar="RUN")
-    made.add_argument("-o", "--out", metavar="DIR", help="default: RUN/export")
-    made.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, in place of the spec's")
-    made.add_argument("--data-root", metavar="DIR", help="where the data lies now, for a spec with `quantize`")
 
-    made = command("report", "one page about a run: figures, curves, verdict, export, environment")
-    made.add_argument("run", metavar="RUN")
-    made.add_argument("-o", "--out", metavar="FILE", help="default: RUN/report.html")
+def _train_takes(of: argparse.ArgumentParser) -> None:
+    _spec(of)
+    of.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
+    of.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+    _engine(of)
 
-    made = command("reproduce", "train again from what a manifest records, and compare the bytes")
-    made.add_argument("manifest", metavar="MANIFEST", help="the manifest.json of a run or of a bundle")
-    made.add_argument("-o", "--out", metavar="DIR", help="keep the new run there; default: a temporary directory")
-    made.add_argument("--data-root", metavar="DIR", help="where the paths of the data section start; a run's manifest knows its own")
 
-    made = command("inspect", "what an ONNX file of any origin holds: inputs, outputs, nodes, shapes, sizes")
-    made.add_argument("model", metavar="MODEL", help="an .onnx file; nothing of it is run")
-    made.add_argument("-o", "--out", metavar="FILE", help="draw the graph into an .svg file")
-    made.add_argument("--format", choices=("text", "json"), default="text")
+def _eval_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("run", metavar="RUN")
+    of.add_argument("--data", metavar="FILE", help="labelled rows in place of the spec's")
+    of.add_argument("--data-root", metavar="DIR")
+    of.add_argument("--format", choices=("text", "json"), default="text")
 
-    made = command("run", "check, build, train, eval, export and report: the whole way in one word")
-    spec(made)
-    made.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
-    made.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
-    engine(made)
 
-    command("explain", "the long explanation of a diagnostic").add_argument("code", metavar="CODE")
-    made = command("doctor", "what this machine offers, and what is wrong with it")
-    made.add_argument("--warm", nargs="*", default=None, metavar="FILE",
+def _predict_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("model", metavar="RUN", help="a run, or a bundle that `nnc export` wrote")
+    of.add_argument("input", metavar="INPUT", help="rows with the columns of the source: .csv, .parquet or .npz, or a folder of images")
+    of.add_argument("-o", "--out", required=True, metavar="OUT", help="a .csv, .parquet or .npz file")
+    of.add_argument("--device", choices=("cpu", "cuda"), help="where onnxruntime runs a bundle's model; default: cpu")
+
+
+def _export_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("run", metavar="RUN")
+    of.add_argument("-o", "--out", metavar="DIR", help="default: RUN/export")
+    of.add_argument("--opset", type=int, metavar="N", help="version of ONNX's operators, in place of the spec's")
+    of.add_argument("--data-root", metavar="DIR", help="where the data lies now, for a spec with `quantize`")
+
+
+def _report_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("run", metavar="RUN")
+    of.add_argument("-o", "--out", metavar="FILE", help="default: RUN/report.html")
+
+
+def _reproduce_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("manifest", metavar="MANIFEST", help="the manifest.json of a run or of a bundle")
+    of.add_argument("-o", "--out", metavar="DIR", help="keep the new run there; default: a temporary directory")
+    of.add_argument("--data-root", metavar="DIR", help="where the paths of the data section start; a run's manifest knows its own")
+
+
+def _inspect_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("model", metavar="MODEL", help="an .onnx file; nothing of it is run")
+    of.add_argument("-o", "--out", metavar="FILE", help="draw the graph into an .svg file")
+    of.add_argument("--format", choices=("text", "json"), default="text")
+
+
+def _run_takes(of: argparse.ArgumentParser) -> None:
+    _spec(of)
+    of.add_argument("-o", "--out", metavar="RUN", help="default: runs/<name>")
+    of.add_argument("--resume", action="store_true", help="continue from the last checkpoint, bit for bit")
+    _engine(of)
+
+
+def _explain_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("code", metavar="CODE")
+
+
+def _doctor_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("--warm", nargs="*", default=None, metavar="FILE",
                       help="compile the fast engine's kernels ahead, and the loops that training these specs takes")
-    made.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; each spec's directory by default")
+    of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; each spec's directory by default")
 
-    made = command("new", "a spec to start from")
-    made.add_argument("name", metavar="NAME", help="the file to write, .nn is added")
-    made.add_argument("--template", default="digits", metavar="T", help="default: digits")
+
+def _new_takes(of: argparse.ArgumentParser) -> None:
+    of.add_argument("name", metavar="NAME", help="the file to write, .nn is added")
+    of.add_argument("--template", default="digits", metavar="T", help="default: digits")
+
+
+COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "check": ("find every mistake before anything runs", _check_takes),
+    "fmt": ("write files in the one layout", _fmt_takes),
+    "summary": ("layers, shapes, parameters, operations and bytes", _summary_takes),
+    "build": ("compile to an ONNX file with initial or given weights, and the plan of a step", _build_takes),
+    "train": ("build, then train into a run directory", _train_takes),
+    "eval": ("loss and metrics of a run on every split, or on new labelled rows", _eval_takes),
+    "predict": ("predictions for a file of raw rows", _predict_takes),
+    "export": ("the verified ONNX model of a run", _export_takes),
+    "report": ("one page about a run: figures, curves, verdict, export, environment", _report_takes),
+    "reproduce": ("train again from what a manifest records, and compare the bytes", _reproduce_takes),
+    "inspect": ("what an ONNX file of any origin holds: inputs, outputs, nodes, shapes, sizes", _inspect_takes),
+    "run": ("check, build, train, eval, export and report: the whole way in one word", _run_takes),
+    "explain": ("the long explanation of a diagnostic", _explain_takes),
+    "doctor": ("what this machine offers, and what is wrong with it", _doctor_takes),
+    "new": ("a spec to start from", _new_takes),
+}
+
+
+def parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands: where one is asked for, a start does not wait for the arguments of the others."""
+    top = argparse.ArgumentParser(prog="nnc", description="Compile .nn files into trained, verified ONNX models.")
+    found = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in commands:
+        help, arguments = COMMANDS[name]
+        arguments(found.add_parser(name, help=help, description=help[0].upper() + help[1:] + "."))
     return top
 
 
@@ -117,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
-        return _run(parser().parse_args(given))
+        return _run(parser(given[:1] if given[:1] and given[0] in COMMANDS else COMMANDS).parse_args(given))
     except SpecError as error:
         _say("\n".join(render_text(diagnostic) for diagnostic in error.diagnostics))
         codes = {d.code for d in error.diagnostics}
