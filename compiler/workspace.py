@@ -8,6 +8,7 @@ stands where it needs none after all (no padding, say).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 from .ir import TensorType, Value, concrete
@@ -168,6 +169,18 @@ def _where(value: Value, n: int) -> tuple[TensorType, ...]:
     return (kind,) if is_zero(value.operands[2]) else (kind, kind)
 
 
+SHORT = 64  # numbers of a row
+
+
+def _scatter_add(value: Value, n: int) -> tuple[TensorType, ...]:
+    """Short rows added into a table of more rows than they are, where few meet: the place of each number, and the numbers, column by column."""
+    table, rows = concrete(value.shape, n), value.operands[1].type.size(n)
+    columns = prod(table[1:])
+    if not 0 < columns <= SHORT or not 0 < rows <= table[0]:
+        return ()
+    return TensorType("int64", (columns, rows)), TensorType(value.dtype, (columns, rows))
+
+
 def _recurrence(value: Value, n: int) -> tuple[TensorType, ...]:
     """R turned around, what R h gives in a step, and one array of a state."""
     z, r = value.operands[:2]
@@ -325,6 +338,7 @@ WORKSPACE: dict[str, Callable[[Value, int], tuple[TensorType, ...]]] = {
     "where": _where,
     "coalesce": lambda y, n: (y.type, y.type),
     "quantize": lambda value, n: (value.operands[0].type,),
+    "scatter_add": _scatter_add,
     "recurrence": _recurrence,
     "recurrence_gradient": _recurrence_gradient,
 }

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from nnc.compiler.diagnostics import Findings
 from nnc.compiler.ir import Value, concrete
-from nnc.compiler.source import Source
 from nnc.compiler.workspace import INTEGER_OF, is_zero
 
-from . import convolution, integers, pooling, recurrence, recurrent
+from . import convolution, integers, pooling, recurrence, recurrent, table_rows
 from .convolution import last, over_places
 from .special import erf, sigmoid
 
@@ -174,6 +172,8 @@ def _argmax(value: Value, n: int, randomness: Randomness) -> Kernel:
 
 def _matmul(value: Value, n: int, randomness: Randomness) -> Kernel:
     ta, tb = value.attributes["transpose_a"], value.attributes["transpose_b"]
+    if len(value.shape) == 2:  # takes less time to call, and a product of a column and a row a tenth
+        return lambda a, b, out: np.dot(a.T if ta else a, b.T if tb else b, out)
     if not ta and not tb:
         return np.matmul
 
@@ -302,55 +302,6 @@ def _normal(value: Value, n: int, randomness: Randomness) -> Kernel:
     return normal
 
 
-def _gather(value: Value, n: int, randomness: Randomness) -> Kernel:
-    layer = value.origin
-
-    def gather(table: Array, index: Array, out: Array) -> None:
-        if index.size and (index.max() >= len(table) or index.min() < 0):
-            outside = index.max() if index.max() >= len(table) else index.min()
-            findings = Findings(Source("", ""))
-            findings.add("E515", None, f"the table has {len(table)} rows", layer=layer, index=int(outside),
-                         help="give the table a row more than there are categories, for what training has not seen")  # fmt: skip
-            findings.stop_on_errors()
-        table.take(index, 0, out, "clip")
-
-    return gather
-
-
-def _scatter_add(g: Array, index: Array, out: Array) -> None:
-    """Rows of one index lie together after a stable sort, so that each sum is one reduction."""
-    flat = index.reshape(-1)
-    rows = g.reshape(flat.size, -1)
-    order = flat.argsort(kind="stable")
-    sorted_index = flat[order]
-    starts = np.flatnonzero(np.concatenate(([True], sorted_index[1:] != sorted_index[:-1])))
-    out.fill(0.0)
-    out.reshape(len(out), -1)[sorted_index[starts]] = np.add.reduceat(rows[order], starts, axis=0)
-
-
-def _coalesce(g: Array, index: Array, out: Array, sorted_rows: Array, sums: Array) -> None:
-    """Sums as in scatter_add, and back to where their rows stood."""
-    if not len(g):
-        return
-    order = index.argsort(kind="stable")
-    sorted_index = index[order]
-    first = np.concatenate(([True], sorted_index[1:] != sorted_index[:-1]))
-    starts = np.flatnonzero(first)
-    if len(starts) == len(g):
-        np.copyto(out, g)
-        return
-    g.take(order, 0, sorted_rows, "clip")
-    np.add.reduceat(sorted_rows, starts, axis=0, out=sums[: len(starts)])
-    sums.take(np.cumsum(first) - 1, 0, sorted_rows, "clip")
-    out[order] = sorted_rows
-
-
-def _scatter_update(table: Array, index: Array, rows: Array, out: Array) -> None:
-    if out is not table:
-        np.copyto(out, table)
-    out[index] = rows
-
-
 def nothing(*_: Array) -> None:
     """The kernel of a step whose work others have done."""
 
@@ -409,10 +360,10 @@ KERNELS: dict[str, Callable[[Value, int, Randomness], Kernel]] = {
     "recurrent": lambda value, n, randomness: recurrent.kernel(value),
     "recurrence": recurrence.recurrence,
     "recurrence_gradient": recurrence.recurrence_gradient,
-    "gather": _gather,
-    "scatter_add": _ufunc(_scatter_add),
-    "coalesce": _ufunc(_coalesce),
-    "scatter_update": _ufunc(_scatter_update),
+    "gather": table_rows.gather,
+    "scatter_add": table_rows.scatter_add,
+    "coalesce": _ufunc(table_rows.coalesce),
+    "scatter_update": _ufunc(table_rows.scatter_update),
     "bernoulli": _bernoulli,
     "normal": _normal,
     "quantize": _ufunc(integers.quantize),

@@ -176,6 +176,8 @@ CASES: dict[str, list[Case]] = {
         Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: np.eye(5)[:, i] @ g, {"rows": 5}),
         Case([normal(2, 3, 2), np.array([[2, 2, 0], [1, 2, 2]])], lambda g, i: np.eye(4)[:, i.ravel()] @ g.reshape(6, 2), {"rows": 4}),
         Case([normal(3), np.array([0, 0, 0])], lambda g, i: [g.sum(), 0], {"rows": 2}),
+        Case([normal(3), np.array([2, 0, 2])], lambda g, i: [g[1], 0, g[0] + g[2], 0], {"rows": 4}),
+        Case([normal(2, 65), np.array([1, 1])], lambda g, i: np.stack([0 * g[0], g.sum(0), 0 * g[0]]), {"rows": 3}),
     ],
     "coalesce": [
         Case([normal(4, 3), np.array([3, 0, 3, 1])], lambda g, i: (i[:, None] == i) @ g, {"rows": 5}),
