@@ -1,4 +1,4 @@
-"""Compiled kernels of dense networks in float32: products, sums, softmax, tables of rows, random masks, and moving elements.
+"""Compiled kernels of dense networks in float32: products, sums, softmax, tables of rows, and moving elements.
 
 Each reads its arguments in the order of its docstring (addresses.py tells how kernels are called). Work is cut where parts do not meet:
 columns of a product, rows of a table, columns of a sum.
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .addresses import apart, compiled, cut, float32_at, int32_at, int64_at, kernel, nb, summing, uint64_at
+from .addresses import apart, compiled, cut, float32_at, int32_at, int64_at, kernel, nb, summing
 from .blas import PLAIN, ROWS, TURNED, has_product, sgemm
 from .vector_math import exp_float32
 
 assert has_product()
 _sgemm = sgemm()
-f32, i32, i64, u64 = np.float32, np.int32, np.int64, np.uint64
+f32, i32 = np.float32, np.int32
 STRIP = 16  # columns that a product's kernel takes at a time
 
 
@@ -261,42 +261,3 @@ def fill(a: Any, part: int, parts: int) -> None:
     """out, size: zeros, in elements of 4 bytes."""
     first, last = cut(a[1], part, parts, STRIP)
     nb.carray(int32_at(a[0] + 4 * first), (last - first,))[...] = i32(0)
-
-
-# Philox4x64 with ten rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), counted as NumPy counts.
-
-
-@compiled()
-def _high(x: Any, y: Any) -> Any:
-    """The upper 64 bits of a product."""
-    low, half = u64(0xFFFFFFFF), u64(32)
-    a, b, c, d = x >> half, x & low, y >> half, y & low
-    middle = a * d + (b * d >> half)
-    other = b * c + (middle & low)
-    return a * c + (middle >> half) + (other >> half)
-
-
-@kernel
-def bernoulli(a: Any, part: int, parts: int) -> None:
-    """out, size, key 0, key 1, address of the step, threshold: 1 where 16 random bits are below it; four numbers from each 64-bit word."""
-    size, threshold = a[1], u64(a[5])
-    step = uint64_at(a[4])[0]
-    first, last = cut(size, part, parts, 16)
-    for block in range(first // 16, (last + 15) // 16):
-        x0, x1, x2, x3 = u64(block + 1), u64(0), step, u64(0)
-        k0, k1 = u64(a[2]), u64(a[3])
-        for _ in range(10):
-            h0, h1 = _high(u64(0xD2E7470EE14C6C93), x0), _high(u64(0xCA5A826395121157), x2)
-            l0, l1 = u64(0xD2E7470EE14C6C93) * x0, u64(0xCA5A826395121157) * x2
-            x0, x1, x2, x3 = h1 ^ x1 ^ k0, l1, h0 ^ x3 ^ k1, l0
-            k0 += u64(0x9E3779B97F4A7C15)
-            k1 += u64(0xBB67AE8584CAA73B)
-        out = nb.carray(float32_at(a[0] + 64 * block), (16,))
-        count = min(16, size - 16 * block)
-        word = x0
-        for i in range(count):
-            if i % 4 == 0:
-                word = x0 if i == 0 else x1 if i == 4 else x2 if i == 8 else x3
-            out[i] = f32(1) if word & u64(0xFFFF) < threshold else f32(0)
-            word >>= u64(16)
-

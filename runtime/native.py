@@ -19,7 +19,7 @@ from .machine_code import Codes, has_wide_registers
 from .native_recurrence import recurrence, recurrence_gradient
 from .threads import workers
 
-dense, pools, products = Codes("dense"), Codes("pools"), Codes("products")
+dense, masks, pools, products = Codes("dense"), Codes("masks"), Codes("pools"), Codes("products")
 RUN = 512  # rows that are added up by themselves
 SMALL = 10**6  # multiply-adds of a product that OpenBLAS takes as it lies, without packing; with b turned around it is slow at any size
 PANEL, LINE = 2**14, 64  # numbers of a product's panel, which fits the second cache with all that is read beside it; bytes on which it begins
@@ -171,7 +171,7 @@ def _bernoulli(value: Value, arrays: tuple[Array, ...], randomness: Randomness, 
         return None
     threshold = min(65535, round(value.attributes["probability"] * 65536))
     seed, stream = randomness.seed & (2**64 - 1), stream_of(value.attributes["stream"])
-    return [Bound(dense.bernoulli, (out, out.size, _signed(seed), _signed(stream), randomness.counter, threshold), out.size * 1.0)]
+    return [Bound(masks.bernoulli, (out, out.size, _signed(seed), _signed(stream), randomness.counter, threshold), out.size * 0.4)]
 
 
 def _signed(number: int) -> int:

@@ -41,25 +41,26 @@ def _pack(b: int, step: int, turned: int, depth: int, width: int, vectors: int, 
 def _strip(depth: int, a: int, down: int, right: int, panel: int, c: int, below: int, more: int, height: int, width: int, vectors: int) -> None:
     """All rows of a strip of c; the last of them in tiles of four where that fits."""
     i = 0
-    if width == STRIP:
-        while height - i >= ROWS and height - i != 2 * FEWER:
-            _whole(depth, a + i * down, down, right, panel, c + i * below, below, more, ROWS, width)
-            i += ROWS
-        while height - i >= FEWER and height - i != FEWER + 1:
-            _fewer(depth, a + i * down, down, right, panel, c + i * below, below, more, FEWER, width)
-            i += FEWER
     while i < height:
-        if vectors == 4:
-            _some(depth, a + i * down, down, right, panel, c + i * below, below, more, min(6, height - i), width)
+        left = height - i
+        at, to = a + i * down, c + i * below
+        if width == STRIP and left >= ROWS and left != 2 * FEWER:
+            _whole(depth, at, down, right, panel, to, below, more, ROWS, width)
+            i += ROWS
+        elif width == STRIP and left >= FEWER and left != FEWER + 1:
+            _fewer(depth, at, down, right, panel, to, below, more, FEWER, width)
+            i += FEWER
+        elif vectors == 4:
+            _some(depth, at, down, right, panel, to, below, more, min(6, left), width)
             i += 6
         elif vectors == 3:
-            _some_of_3(depth, a + i * down, down, right, panel, c + i * below, below, more, min(8, height - i), width)
+            _some_of_3(depth, at, down, right, panel, to, below, more, min(8, left), width)
             i += 8
         elif vectors == 2:
-            _some_of_2(depth, a + i * down, down, right, panel, c + i * below, below, more, min(12, height - i), width)
+            _some_of_2(depth, at, down, right, panel, to, below, more, min(12, left), width)
             i += 12
         else:
-            _some_of_1(depth, a + i * down, down, right, panel, c + i * below, below, more, min(12, height - i), width)
+            _some_of_1(depth, at, down, right, panel, to, below, more, min(12, left), width)
             i += 12
 
 

@@ -142,6 +142,7 @@ RUNTIME = {
     "turns": "addresses",
     "vectors": "addresses",
     "tiles": "addresses vectors",
+    "masks": "addresses vectors",
     "products": "addresses tiles vectors",
     "interpolation": "",
     "transforms": "addresses interpolation vectors",
@@ -251,7 +252,7 @@ ONLY_IN = {
     "pyarrow": {"nnc.compiler.parquet"},
     "PIL": {"nnc.compiler.images"},
     "numba": {"nnc.runtime.machine_code", "nnc.runtime.vector_math"},
-    "llvmlite": {f"nnc.runtime.{name}" for name in ("machine_code", "blas", "addresses", "compiled_csv", "vectors", "tiles", "transforms")},
+    "llvmlite": {f"nnc.runtime.{name}" for name in ("machine_code", "blas", "addresses", "compiled_csv", "vectors", "tiles", "masks", "transforms")},
 }
 THIRD_PARTY = {"lark", "onnx", "onnxruntime", "safetensors", "pydantic", "numpy", "threadpoolctl", "pyarrow", "PIL", "numba", "llvmlite"}
 
