@@ -22,7 +22,7 @@ from .threads import workers
 dense, masks, pools, products = Codes("dense"), Codes("masks"), Codes("pools"), Codes("products")
 RUN = 512  # rows that are added up by themselves
 SMALL = 10**6  # multiply-adds of a product that OpenBLAS takes as it lies, without packing; with b turned around it is slow at any size
-PANEL, LINE = 2**14, 64  # numbers of a product's panel, which fits the second cache with all that is read beside it; bytes on which it begins
+PANEL, LINE = 3 * 2**12, 64  # numbers of a product's panel, as many as the first cache of a processor with wide registers holds; bytes on which it begins
 
 
 def native(value: Value, arrays: tuple[Array, ...], randomness: Randomness, faults: Array) -> list[Bound] | None:

@@ -1,8 +1,9 @@
 """Matrix products in float32 for processors with many wide registers, faster there than the BLAS's where matrices are no larger than a layer's.
 
-Columns of b are copied into a panel as wide as a tile (tiles.py), in blocks of rows, which stays in the cache while all rows of a pass by; a is read where
-it lies, turned around or not. Nothing is copied twice unless threads share columns. Every element is the sum over the blocks of sums in the order of
-k, so that its bits do not depend on where threads divide the product.
+Columns of b are copied into a panel as wide as a tile (tiles.py), in blocks of rows, which stays in the cache while all rows of a pass by: by the first
+tile as it computes, unless they have to be turned around or cut off. a is read where it lies, turned around or not. Nothing is copied twice unless
+threads share columns. Every element is the sum over the blocks of sums in the order of k, so that its bits do not depend on where threads divide
+the product.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from .vectors import WIDTH, load, store
 
 VECTORS, ROWS, FEWER = 4, 6, 4  # of a tile: with 32 registers of 16 numbers, 24 hold sums
 STRIP = VECTORS * WIDTH  # columns of a panel
+_packing = tile(ROWS, VECTORS, whole=True, packing=True)
 _whole, _fewer = tile(ROWS, VECTORS, whole=True), tile(FEWER, VECTORS, whole=True)
 _some, _some_of_3, _some_of_2, _some_of_1 = (tile(rows, vectors, whole=False) for rows, vectors in ((ROWS, VECTORS), (8, 3), (12, 2), (12, 1)))
 
@@ -27,10 +29,6 @@ def _pack(b: int, step: int, turned: int, depth: int, width: int, vectors: int, 
         for v in range(0, width, WIDTH):
             for p in range(0, depth, WIDTH):
                 turn(b + v * step + 4 * p, step, min(WIDTH, width - v), min(WIDTH, depth - p), panel + p * row + 4 * v, row)
-    elif width == STRIP:
-        for p in range(depth):
-            for v in range(VECTORS):
-                store(panel + p * row + 4 * v * WIDTH, load(b + p * step + 4 * v * WIDTH, WIDTH), WIDTH)
     else:
         for p in range(depth):
             for v in range(vectors):
@@ -38,29 +36,33 @@ def _pack(b: int, step: int, turned: int, depth: int, width: int, vectors: int, 
 
 
 @compiled()
-def _strip(depth: int, a: int, down: int, right: int, panel: int, c: int, below: int, more: int, height: int, width: int, vectors: int) -> None:
-    """All rows of a strip of c; the last of them in tiles of four where that fits."""
+def _strip(depth: int, a: int, down: int, right: int, panel: int, c: int, below: int, more: int, height: int, width: int, vectors: int,
+           source: int, step: int) -> None:  # fmt: skip
+    """All rows of a strip of c; the last of them in tiles of four where that fits. Where b's rows are still at a `source`, the first tile packs them."""
     i = 0
+    if source != 0:
+        _packing(depth, a, down, right, panel, c, below, more, ROWS, width, source, step)
+        i = ROWS
     while i < height:
         left = height - i
         at, to = a + i * down, c + i * below
         if width == STRIP and left >= ROWS and left != 2 * FEWER:
-            _whole(depth, at, down, right, panel, to, below, more, ROWS, width)
+            _whole(depth, at, down, right, panel, to, below, more, ROWS, width, 0, 0)
             i += ROWS
         elif width == STRIP and left >= FEWER and left != FEWER + 1:
-            _fewer(depth, at, down, right, panel, to, below, more, FEWER, width)
+            _fewer(depth, at, down, right, panel, to, below, more, FEWER, width, 0, 0)
             i += FEWER
         elif vectors == 4:
-            _some(depth, at, down, right, panel, to, below, more, min(6, left), width)
+            _some(depth, at, down, right, panel, to, below, more, min(6, left), width, 0, 0)
             i += 6
         elif vectors == 3:
-            _some_of_3(depth, at, down, right, panel, to, below, more, min(8, left), width)
+            _some_of_3(depth, at, down, right, panel, to, below, more, min(8, left), width, 0, 0)
             i += 8
         elif vectors == 2:
-            _some_of_2(depth, at, down, right, panel, to, below, more, min(12, left), width)
+            _some_of_2(depth, at, down, right, panel, to, below, more, min(12, left), width, 0, 0)
             i += 12
         else:
-            _some_of_1(depth, at, down, right, panel, to, below, more, min(12, left), width)
+            _some_of_1(depth, at, down, right, panel, to, below, more, min(12, left), width, 0, 0)
             i += 12
 
 
@@ -97,5 +99,9 @@ def product(a: Any, part: int, parts: int) -> None:
         for j in range(first, last, STRIP):
             width = min(STRIP, last - j)
             vectors = (width + WIDTH - 1) // WIDTH
-            _pack(a[7] + j * beside + p * step, beside if tb else step, tb, depth, width, vectors, panel)
-            _strip(depth, a[5] + top * down + p * right, down, right, panel, a[9] + 4 * j + 4 * top * a[10], 4 * a[10], p, bottom - top, width, vectors)
+            source = a[7] + j * beside + p * step
+            if tb or width < STRIP or bottom - top < ROWS:
+                _pack(source, beside if tb else step, tb, depth, width, vectors, panel)
+                source = 0
+            at, to = a[5] + top * down + p * right, a[9] + 4 * (j + top * a[10])
+            _strip(depth, at, down, right, panel, to, 4 * a[10], p, bottom - top, width, vectors, source, step)

@@ -26,19 +26,21 @@ def _put(builder: Any, value: Any, address: Any, alignment: int) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = alignment
 
 
-def tile(rows: int, vectors: int, *, whole: bool) -> Any:
-    """tile(depth, a, down, right, b, c, below, more, height, width): c = a b, or c + a b where `more` is not 0.
+def tile(rows: int, vectors: int, *, whole: bool, packing: bool = False) -> Any:
+    """tile(depth, a, down, right, b, c, below, more, height, width, source, step): c = a b, or c + a b where `more` is not 0.
 
     a's rows lie `down` bytes from each other and its columns `right`; b is a panel, `vectors` vectors for each of the `depth` rows; c's rows lie `below`
     bytes from each other. A tile that is not `whole` has the first `height` rows and `width` columns only; the rest is neither read nor written.
+    One that is `packing` reads b's rows from `source`, `step` bytes from each other, and leaves them in the panel.
     """
 
     @intrinsic
-    def of_product(context: Any, depth: Any, a: Any, down: Any, right: Any, b: Any, c: Any, below: Any, more: Any, height: Any, width: Any) -> Any:
+    def of_product(context: Any, depth: Any, a: Any, down: Any, right: Any, b: Any, c: Any, below: Any, more: Any, height: Any, width: Any, source: Any,
+                   step: Any) -> Any:  # fmt: skip
         def made(context: Any, builder: Any, signature: Any, given: Any) -> Any:
             from llvmlite import ir
 
-            depth, a, down, right, b, c, below, more, height, width = given
+            depth, a, down, right, b, c, below, more, height, width, source, step = given
             number, lane = ir.IntType(64), ir.IntType(32)
             shape = ir.VectorType(ir.FloatType(), WIDTH)
             undefined, first = ir.Constant(shape, ir.Undefined), ir.Constant(ir.VectorType(lane, WIDTH), [0] * WIDTH)
@@ -58,17 +60,20 @@ def tile(rows: int, vectors: int, *, whole: bool) -> Any:
             loop, after, adding, storing = (builder.append_basic_block(name) for name in ("loop", "after", "adding", "storing"))
             builder.branch(loop)
             builder.position_at_end(loop)
-            p, along, panel = (builder.phi(number) for _ in range(3))
+            p, along, panel, origin = (builder.phi(number) for _ in range(4))
             sums = [builder.phi(shape) for _ in each]
-            of_b = [_vector_at(builder, builder.add(panel, ir.Constant(number, 4 * WIDTH * v)), LINE) for v in range(vectors)]
+            beside = [ir.Constant(number, 4 * WIDTH * v) for v in range(vectors)]
+            of_b = [_vector_at(builder, builder.add(origin, v), 4) if packing else _vector_at(builder, builder.add(panel, v), LINE) for v in beside]
+            if packing:
+                for v, x in zip(beside, of_b, strict=True):
+                    _put(builder, x, builder.add(panel, v), LINE)
             next_sums = []
             for i in range(rows):
                 x = builder.load(builder.inttoptr(builder.add(of_a[i], along), ir.FloatType().as_pointer()))
                 x = builder.shuffle_vector(builder.insert_element(undefined, x, ir.Constant(lane, 0)), undefined, first)
                 next_sums += [builder.call(plus_product, [x, of_b[v], sums[i * vectors + v]]) for v in range(vectors)]
-            step = ir.Constant(number, 4 * WIDTH * vectors)
-            for phi, start, following in ((p, begin, builder.add(p, one)), (along, begin, builder.add(along, right)), (panel, b, builder.add(panel, step)),
-                                          *((sums[i], none, next_sums[i]) for i in each)):  # fmt: skip
+            moves = ((p, begin, one), (along, begin, right), (panel, b, ir.Constant(number, 4 * WIDTH * vectors)), (origin, source, step))
+            for phi, start, following in (*((x, start, builder.add(x, by)) for x, start, by in moves), *((sums[i], none, next_sums[i]) for i in each)):
                 phi.add_incoming(start, before)
                 phi.add_incoming(following, loop)
             builder.cbranch(builder.icmp_signed("<", p.incomings[1][0], depth), loop, after)
@@ -91,7 +96,7 @@ def tile(rows: int, vectors: int, *, whole: bool) -> Any:
                     emit_store(context, builder, places[i], results[i], masks[i % vectors])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 10), made
+        return types.void(*[types.int64] * 12), made
 
     return of_product
 

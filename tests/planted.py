@@ -184,7 +184,7 @@ BUGS = [
     # The fast engine
     Bug("a product's second part from where the first began", "runtime/dense.py", "        out += 4 * first\n", "        out += 0 * first\n",
         "test_fast.py::test_products_in_parts_are_the_product"),
-    Bug("a tile of a later block that forgets the earlier ones", "runtime/products.py", "4 * a[10], p, bottom - top", "4 * a[10], 0, bottom - top",
+    Bug("a tile of a later block that forgets the earlier ones", "runtime/products.py", "panel, to, 4 * a[10], p, bottom", "panel, to, 4 * a[10], 0, bottom",
         "test_products.py"),
     Bug("masks that are the same in every step, compiled", "runtime/masks.py",
         "u64(start // WIDTH + 1), step, u64(a[2])", "u64(start // WIDTH + 1), u64(0), u64(a[2])", "test_fast.py::test_masks_are_numpys_bit_for_bit"),
