@@ -14,35 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ConfigDict
-
 from .files import TEMPORARY, digest_of, refuse, remove_directory, write_directory
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 _BLANK = "0" * 64
 _AGAIN = "export it again, or take another copy"
-
-
-class File(BaseModel):
-    """What the manifest says of a file."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-    sha256: str
-    bytes: int
-
-
-class Manifest(BaseModel):
-    """What `open_bundle` relies on; `write_bundle` is given the rest, which says what the model was made of."""
-
-    model_config = ConfigDict(strict=True, extra="allow", frozen=True)
-
-    format: int
-    sha256: str
-    name: str
-    model: str
-    files: dict[str, File]
 
 
 @dataclass(frozen=True)
@@ -141,6 +118,8 @@ def _text(content: Mapping[str, Any]) -> bytes:
 
 def _manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a bundle; None for what is none, or not as it was written."""
+    from .manifest import Manifest
+
     try:
         data = (path / MANIFEST).read_bytes()
         content = Manifest.model_validate_json(data)

@@ -118,7 +118,8 @@ COMPILER = {
 }
 RUNTIME = {
     "files": "nnc.compiler.source nnc.compiler.diagnostics",
-    "bundle": "files",
+    "manifest": "",
+    "bundle": "files manifest",
     "threads": "",
     "convolution": "nnc.compiler.ir nnc.compiler.workspace",
     "pooling": "convolution nnc.compiler.ir nnc.compiler.workspace",
