@@ -144,7 +144,19 @@ def test_the_same_as_the_csv_module(table: tuple[bytes, str], size: int, parts: 
 @given(table=tables(), size=st.sampled_from([16, 100, 1 << 16]))
 def test_looked_through_at_once_or_line_by_line(table: tuple[bytes, str], size: int, tmp_path: Path) -> None:
     """`nnc check` promises the same, or refuses the same, whichever way it cuts the file."""
-    content, separator = table
+    require_one_promise(*table, size, tmp_path)
+
+
+ODD = ["1,2,3\n4", "1\n2\n3\n4", "1\n2,3,4", "1,2\n3", "1,2\n\n3,4", "\n1,2", " -1,1\n-1,-1.0", "1_0,1", "1\r2,3", "1,2\r\n3,4\r", '"1",2', '1,"2\n"\n3,4']
+
+
+@pytest.mark.parametrize("rows", ODD)
+def test_lines_that_are_not_alike_are_not_cut_at_once(rows: str, tmp_path: Path) -> None:
+    require_one_promise(f"a,b\n{rows}\n".encode(), ",", 100, tmp_path)
+    require_one_promise(f"a\n{rows}\n".encode(), ";", 100, tmp_path)
+
+
+def require_one_promise(content: bytes, separator: str, size: int, tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(content)
 
@@ -164,6 +176,10 @@ def test_looked_through_at_once_or_line_by_line(table: tuple[bytes, str], size: 
         names, columns, lines = wanted
         texts = {name for name, cells in zip(names, columns, strict=True) if any(isinstance(cell, str) for cell in cells)}
         assert ({name for name, column in at_once[0].items() if column.dtype == "string"}, at_once[1]) == (texts, len(lines))
+        for name, cells in zip(names, columns, strict=True):
+            known = set(cells) - {""} if name in texts else {str(x) for x in np.array(cells, np.int64).view(np.float64).tolist()}
+            free = {"nan", "-0.0", "0.0"}  # missing or a value; one of two that are equal
+            assert set(at_once[2][name]) | free == known | free
 
 
 @pytest.mark.parametrize("distinct", [3, 150, 5000])
