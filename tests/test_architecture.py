@@ -178,9 +178,10 @@ RUNTIME = {
     "data.shortest": "",
     "data.texts": "data.decimals",
     "data.cells": "engine machine_code data.decimals",
-    "data.delimited": "threads data.cells data.decimals data.texts nnc.compiler.diagnostics nnc.compiler.schema",
+    "data.growing": "",
+    "data.delimited": "threads data.cells data.decimals data.growing data.texts nnc.compiler.diagnostics nnc.compiler.schema",
     "data.columnar": "nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.parquet",
-    "data.sources": "threads data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema "
+    "data.sources": "data.columnar data.delimited data.stored nnc.compiler.diagnostics nnc.compiler.images nnc.compiler.schema "
     "nnc.compiler.ops.sources",
     "data.augment": "kernels nnc.compiler.experiment nnc.compiler.objective",
     "data.balance": "kernels data.stored",

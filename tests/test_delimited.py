@@ -6,6 +6,7 @@ import csv
 import io
 import random
 import struct
+from collections.abc import Iterator
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +21,8 @@ import nnc
 from nnc.compiler import schema
 from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import number
-from nnc.runtime.data import cells, delimited
-from nnc.runtime.data.cells import ByNumPy, Way, compiled
+from nnc.runtime.data import cells, decimals, delimited
+from nnc.runtime.data.cells import ByNumPy, Cells, Way, compiled
 from nnc.runtime.data.decimals import PADDING
 from nnc.runtime.data.delimited import Delimited, Lines, NoNumber
 from nnc.runtime.engine import Engine, using
@@ -30,15 +31,19 @@ Array = np.ndarray[Any, Any]
 GONE = {"", "?", "NA", "-1", "0.50"}
 
 
-@pytest.fixture(scope="module", params=["numpy", "compiled"])
-def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Way:
-    if request.param == "numpy":
-        return ByNumPy()
+@pytest.fixture(scope="module", params=["numpy", "numpy without x87", "compiled"])
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    if request.param != "compiled":
+        with pytest.MonkeyPatch.context() as patch:
+            if request.param != "numpy":
+                patch.setattr(decimals, "_wide", lambda: False)
+            yield ByNumPy()
+        return
     if find_spec("numba") is None:
         pytest.skip("the fast engine's numba is not installed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NNC_CACHE", str(tmp_path_factory.mktemp("code")))
-        return compiled()
+        yield compiled()
 
 
 def bits(array: Array) -> list[int]:
@@ -201,7 +206,9 @@ def parsed(cells: list[str], way: Way) -> tuple[Array, Array]:
     text = np.frombuffer(bytes(PADDING) + b"".join(r + b"," for r in raw) + bytes(PADDING), np.uint8)
     lengths = np.array([len(r) for r in raw])
     ends = PADDING + np.cumsum(lengths + 1) - 1
-    return way.numbers(text, ends - lengths, ends)
+    values = np.empty(len(ends))
+    (sure,) = way.numbers(Cells(text, PADDING, ends.reshape(1, -1), None, 0, True), [0], [values])
+    return values, sure
 
 
 def forms(n: int) -> dict[str, list[str]]:

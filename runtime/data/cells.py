@@ -1,11 +1,12 @@
 """Two ways to find the cells of a csv file and to read their numbers, with the same results: NumPy's, and compiled code of compiled_csv.py.
 
-A way has `ends`, where the cells of some whole lines end, and `numbers`, what they are as float64 and whether that is certain. Both take text as uint8
-that is padded by PADDING bytes on both sides, and may be called from several threads.
+A way has `ends`, where the cells of some whole lines end, and `numbers`, what they are as float64 and whether that is certain. Both may be called from
+several threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -24,6 +25,8 @@ codes = Codes("compiled_csv")
 # readings of 200 MB. In between it is used where it is kept already.
 WORTH_LOADING = 10_000_000
 WORTH_COMPILING = 200_000_000
+_LOOKED_AT = 100  # numbers of a column that tell how long the others may be
+_TOGETHER = 1 << 16  # cells that one call of NumPy goes through
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,46 @@ class Ends:
     returns: bool  # whether there are carriage returns
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Cells of a block that form a table: where those of each column end in the text, uint8 that is padded by PADDING bytes on both sides."""
+
+    text: Array
+    begin: int
+    ends: Array  # [columns, rows]
+    returns: Array | None  # 1 where a carriage return stands before the end of a row
+    line: int  # lines before the first
+    plain: bool  # whether every byte is a character
+
+    @property
+    def rows(self) -> int:
+        return len(self.ends[0])
+
+    @property
+    def lines(self) -> range:
+        return range(self.line + 1, self.line + 1 + self.rows)
+
+    def column(self, place: int) -> tuple[Array, Array]:
+        """Where the cells of a column start and end."""
+        ends = self.ends[place]
+        if place:
+            starts = self.ends[place - 1] + 1
+        else:
+            starts = np.empty_like(ends)
+            starts[0] = self.begin
+            np.add(self.ends[-1, :-1], 1, starts[1:])
+        return starts, ends - self.returns if self.returns is not None and place == len(self.ends) - 1 else ends
+
+    def cell(self, start: int, end: int) -> str:
+        return self.text[start:end].tobytes().decode()
+
+
 class Way(Protocol):
     def ends(self, text: Array, begin: int, stop: int, separator: int, columns: int) -> Ends | None:
         """The cells of whole lines; None if these hold quotes or zeros, or have not as many cells as there are columns."""
 
-    def numbers(self, text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
-        """The numbers of cells, and which of them are certain."""
+    def numbers(self, cells: Cells, places: Sequence[int], out: Sequence[Array]) -> Sequence[Array]:
+        """Write the numbers of some columns, and tell for each column which of them are certain."""
 
 
 def way(size: int) -> Way:
@@ -50,25 +87,61 @@ def way(size: int) -> Way:
     return compiled() if size >= WORTH_COMPILING or all(code.kept for code in (codes.count, codes.ends, codes.numbers)) else ByNumPy()
 
 
+@cache
+def _keep_memory() -> None:
+    """Have glibc's malloc keep what is freed: it gives larger arrays back to the system each time, until one of such a size has been freed."""
+    np.empty((1 << 25) - (1 << 16), np.uint8)
+
+
 class ByNumPy:
+    def __init__(self) -> None:
+        _keep_memory()
+
     def ends(self, text: Array, begin: int, stop: int, separator: int, columns: int) -> Ends | None:
         block = text[begin:stop]
-        data = block.tobytes()
-        if b'"' in data or b"\0" in data:
-            return None
-        newlines = block == ord("\n")
+        found = block <= ord('"')  # zeros, line ends and quotes; a few others, which are sorted out
+        if separator > ord('"'):
+            found |= block == separator
+        marks = np.flatnonzero(found)
+        bytes = block.take(marks)
+        newlines = bytes == ord("\n")
+        here = (bytes == separator) | newlines
+        returns = False
+        if not here.all():
+            others = bytes[~here]
+            if ((others == ord('"')) | (others == 0)).any():
+                return None
+            returns = bool((others == ord("\r")).any())
+            marks, newlines = marks[here], newlines[here]
         rows = int(np.count_nonzero(newlines))
-        marks = np.flatnonzero((block == separator) | newlines)
-        if len(marks) != rows * columns:
+        if len(marks) != rows * columns or not newlines[columns - 1 :: columns].all():
             return None
-        places = np.ascontiguousarray(marks.reshape(rows, columns).T)
-        if not newlines[places[-1]].all():
-            return None
-        places += begin
-        return Ends(places, data.isascii(), b"\r" in data)
+        places = marks.reshape(rows, columns).T
+        marks += begin
+        return Ends(places, int(block.max()) < 128, returns)
 
-    def numbers(self, text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
-        return parse(text, starts, ends)
+    def numbers(self, cells: Cells, places: Sequence[int], out: Sequence[Array]) -> Sequence[Array]:
+        """Columns whose cells are about as long are read together: NumPy's calls are few, and hold Python's lock seldom."""
+        every = np.ascontiguousarray(cells.ends.T)
+        starts = np.empty_like(every)
+        starts.reshape(-1)[0] = cells.begin
+        np.add(every.reshape(-1)[:-1], 1, starts.reshape(-1)[1:])
+        if cells.returns is not None:
+            every = every.copy()
+            every[:, -1] -= cells.returns
+        sure = np.empty((len(places), cells.rows), bool)
+        words = ((every[:_LOOKED_AT] - starts[:_LOOKED_AT]).mean(0) - 1) // 8
+        for size in set(words.take(places).tolist()):
+            group = [at for at, place in enumerate(places) if words[place] == size]
+            chosen = slice(None) if len(group) == every.shape[1] else [places[at] for at in group]
+            step = max(1, _TOGETHER // len(group))
+            for at in range(0, cells.rows, step):
+                rows = slice(at, at + step)
+                values, certain = (a.reshape(-1, len(group)) for a in parse(cells.text, starts[rows, chosen].reshape(-1), every[rows, chosen].reshape(-1)))
+                for index, to in enumerate(group):
+                    out[to][rows] = values[:, index]
+                    sure[to, rows] = certain[:, index]
+        return [*sure]
 
 
 class Compiled:
@@ -85,13 +158,16 @@ class Compiled:
         regular = self._ends(text.ctypes.data, begin, stop, separator, columns, rows, places.ctypes.data, about.ctypes.data)
         return Ends(places, bool(about[0]), bool(about[1])) if regular else None
 
-    def numbers(self, text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
-        starts, ends = np.ascontiguousarray(starts), np.ascontiguousarray(ends)
+    def numbers(self, cells: Cells, places: Sequence[int], out: Sequence[Array]) -> Sequence[Array]:
+        return [self._column(cells.text, *cells.column(place), values) for place, values in zip(places, out, strict=True)]
+
+    def _column(self, text: Array, starts: Array, ends: Array, values: Array) -> Array:
+        sure = np.empty(len(ends), bool)
         assert starts.dtype == ends.dtype == np.int64
-        values, sure = np.empty(len(ends)), np.empty(len(ends), bool)
+        assert all(array.flags.c_contiguous and array.size == ends.size for array in (starts, ends, values))
         addresses = [array.ctypes.data for array in (text, starts, ends, self._powers, values, sure)]
         self._numbers(*addresses[:3], len(ends), *addresses[3:])
-        return values, sure
+        return sure
 
 
 @cache

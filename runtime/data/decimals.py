@@ -1,12 +1,15 @@
-"""Decimal numbers written in bytes to the nearest float64, a whole column at once: the very bits that float(text) gives.
+"""Decimal numbers written in bytes to the nearest float64, many at once: the very bits that float(text) gives.
 
 Digits are read eight at a time. A little-endian word holds eight characters, the first in its lowest byte; masked to the digits
-that belong to the number, three multiplications join pairs, fours and eights of them. A number of up to eight characters is one
-word, in which the digits before the point move up by a byte, over the point. In longer numbers the digits before and after the
-point are read apart, and make one integer m of at most 19 digits, so that the number is m * 10^q.
+that belong to the number, three multiplications join pairs, fours and eights of them. Most cells are read as the one, two or three words that
+end where they end: the point counts as a digit 0 there, with f digits behind it, and the integer a that they write is
+w 10^(f+1) + r. The number is m 10^-f with m = w 10^f + r = a - 9 w 10^f. In what is left over, the digits before and after the point are read
+apart, and an exponent may follow.
 
-Where m <= 2^53 and |q| <= 22, m and 10^|q| are both exact as float64, and one multiplication or division rounds correctly.
-Elsewhere m, shifted so that its highest bit is bit 63, is multiplied by the highest 64 bits of 5^q. The product is too small by
+Where m <= 2^53 and |q| <= 22, m and 10^|q| are both exact as float64, and one multiplication or division of m * 10^q rounds correctly.
+Elsewhere, floats of 64 bits (x87) hold m and 10^|q| up to 10^27 exactly, and one operation rounds to 64 bits. Rounded again to 53 that is the nearest
+float64, unless it lies exactly between two of them: which side the number was on is forgotten.
+On processors without, m, shifted so that its highest bit is bit 63, is multiplied by the highest 64 bits of 5^q. The product is too small by
 less than 2^64, so its upper word is right or one too small. Its highest 54 bits are a significand and the bit that rounds it. The
 rounding is certain unless that bit is 1 and those below are 0, where the number may lie exactly between two floats, or that bit is 0
 and those below are 1, where the error could carry into it. (Source: Lemire 2021, arXiv:2101.11408.)
@@ -16,6 +19,7 @@ What is uncertain, or not written as [+-]digits[.digits][e+-dd], is left to floa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -25,7 +29,6 @@ Array = np.ndarray[Any, Any]
 
 PADDING = 64  # bytes before and after the text that may be looked at
 MOST_DIGITS = 19  # a uint64 holds them
-_LOOKED_AT = 100  # numbers of a column that tell how long the others may be
 _LARGEST = 250  # of |q|: neither subnormal nor infinite
 
 
@@ -36,7 +39,7 @@ def _word(byte: int) -> np.uint64:
 _LAST = np.array([(1 << 64) - (1 << (64 - 8 * n)) for n in range(9)], np.uint64)  # the last n bytes of a word
 _TENS = np.array([10**n for n in range(MOST_DIGITS + 1)], np.uint64)
 _EXACT = np.array([float(10**n) for n in range(23)])
-_FRACTION = np.array([*(float(10 ** (7 - byte)) for byte in range(8)), 1.0])  # by the byte of the point; the last, to which -127 wraps, for none
+_WIDE_TENS = np.cumprod(np.array([1, *[10] * 27], np.longdouble))  # exact in 64 bits
 _LOW = np.uint64((1 << 32) - 1)
 _JOIN = (  # which parts hold digits, what joins two of them, how far the result stands up
     (_word(0x0F), np.uint64(10 * 2**8 + 1), np.uint64(8)),
@@ -114,11 +117,103 @@ def _points(words: Array, starts: Array, ends: Array) -> Array:
 
 def parse(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
     """The numbers between `starts` and `ends`, and which of them are certain. The text is uint8, padded by PADDING bytes on both sides."""
-    short = len(starts) and int((ends[:_LOOKED_AT] - starts[:_LOOKED_AT]).sum()) <= 8 * len(starts[:_LOOKED_AT])
-    values, sure = _of_one_word(text, starts, ends) if short else _without_exponent(text, starts, ends, None)
-    if short and not sure.all():
-        rest = np.flatnonzero(~sure)
-        values[rest], sure[rest] = _without_exponent(text, starts[rest], ends[rest], None)
+    first = text.take(starts)
+    negative = first == ord("-")
+    lengths = ends - starts
+    lengths -= negative | (first == ord("+"))
+    words = next((words for words in (1, 2) if 8 * np.count_nonzero(lengths > 8 * words) <= len(ends)), 3)
+    values, sure = _of_words(text, ends, lengths, words)
+    if not sure.all():
+        rest = np.flatnonzero(~sure & (lengths > 0))
+        values[rest], sure[rest] = _left_over(text, ends[rest], lengths[rest])
+    if negative.any():
+        values.view(np.uint64)[...] |= negative.astype(np.uint64) << np.uint64(63)
+    return values, sure
+
+
+# By the exponent of the float64 that a single bit is, 8 b + t in the binary of it: the point is byte b of the word before t others. First for no point.
+def _by_point(of: Callable[[int], int], none: int) -> Array:
+    table = np.full(1024 + 64, none, np.uint64)
+    for behind in range(24):
+        table[1023 + 8 * (7 - behind % 8) + behind // 8] = of(behind) % 2**64
+    return table
+
+
+_BEHIND = _by_point(lambda behind: behind, 0)
+_BEFORE_POINT = _by_point(lambda behind: min(10 ** (behind + 1), 2**64 - 1), 1)
+_NINES = _by_point(lambda behind: 9 * 10**behind, 0)
+
+
+def _of_words(text: Array, ends: Array, lengths: Array, words: int) -> tuple[Array, Array]:
+    """The numbers digits[.digits] of `lengths` characters before `ends`, no more than so many words hold, and which are that."""
+    width = 8 * words
+    held = np.ndarray((len(text) - width + 1,), f"V{width}", buffer=text.data, strides=(1,))[ends - width].view("<u8").reshape(-1, words)
+    whole, point = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
+    shortest = int(lengths.min(initial=width))
+    sure = lengths <= width
+    for place in range(words):
+        behind = words - 1 - place  # words
+        word = held[:, place] ^ _word(ord("0"))
+        if shortest < 8 * (behind + 1):
+            word &= _LAST.take(lengths - 8 * behind, mode="clip")
+        odd = word + _word(0x76)  # 10 + 0x76 reaches the highest bit of a byte
+        odd |= word
+        odd &= _word(0x80)
+        odd >>= np.uint64(7)
+        word ^= odd * np.uint64(ord(".") ^ ord("0"))
+        _join(word)
+        if words == 3 and not place:
+            sure &= word < 1000  # 19 digits
+        odd <<= np.uint64(behind)
+        if place:
+            whole *= np.uint64(10**8)
+            whole += word
+            point |= odd
+        else:
+            whole, point = word, odd
+    if not point.any():
+        if shortest < 1:
+            sure &= lengths > 0
+        return _scaled(whole, None, sure), sure
+    sure &= (point & (point - np.uint64(1))) == 0
+    which = point.astype(np.float64).view(np.int64)
+    which >>= 52
+    pointed = point != 0
+    if (which == which[0]).all():
+        which = which[:1]
+    fraction = _BEHIND.take(which).view(np.int64)
+    sure &= (text.take(ends - 1 - fraction) == ord(".")) == pointed
+    if shortest < 2:
+        sure &= lengths > pointed
+    before = whole // (_BEFORE_POINT.take(which) if len(which) > 1 else _BEFORE_POINT[which[0]])
+    before *= _NINES.take(which)
+    whole -= before
+    return _scaled(whole, -fraction, sure), sure
+
+
+def _scaled(mantissa: Array, exponents: Array | None, sure: Array) -> Array:
+    """mantissa * 10^exponents; `sure` becomes false where it is uncertain."""
+    values = mantissa.astype(np.float64)
+    plain = mantissa <= 2**53
+    if exponents is not None:
+        low, high = int(exponents.min(initial=0)), int(exponents.max(initial=0))
+        if low < 0:
+            values /= _EXACT.take(-exponents, mode="clip")
+        if high > 0:
+            values *= _EXACT.take(exponents, mode="clip")
+        if low < -22 or high > 22:
+            plain &= np.abs(exponents) <= 22
+    if not plain.all():
+        rest = np.flatnonzero(sure & ~plain)
+        powers = np.zeros(1, np.int64) if exponents is None else exponents if len(exponents) == 1 else exponents[rest]
+        values[rest], sure[rest] = _nearest(mantissa[rest], powers)
+    return values
+
+
+def _left_over(text: Array, ends: Array, lengths: Array) -> tuple[Array, Array]:
+    """Numbers of up to 19 digits, perhaps with exponents."""
+    starts = ends - lengths
+    values, sure = _without_exponent(text, starts, ends, None)
     if not sure.all():
         rest = np.flatnonzero(~sure)
         starts, ends = starts[rest], ends[rest]
@@ -128,48 +223,9 @@ def parse(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
     return values, sure
 
 
-def _of_one_word(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
-    """The numbers [-]digits[.digits] of up to eight characters beside the sign, and which are that."""
-    words = words_of(text)
-    word, lengths = words[starts], ends - starts
-    negative = (word & np.uint64(0xFF)) == ord("-")
-    if negative.any():
-        lengths -= negative
-        word = words[starts + negative]
-    word ^= _word(ord("0"))
-    word <<= ((8 - lengths) * 8).view(np.uint64)
-    point = _lowest(word, ord(".") ^ ord("0"))
-    pointed = point.any()
-    if pointed:
-        word -= point * np.uint64(ord(".") ^ ord("0"))
-        before = point - np.minimum(point, np.uint64(1))
-        before &= word
-        word -= before
-        before <<= np.uint64(8)
-        word += before
-    wrong = word + _word(0x76)
-    wrong |= word
-    wrong &= _word(0x80)
-    sure = wrong == 0
-    if lengths.max(initial=0) > 8:
-        sure &= lengths <= 8
-    if lengths.min(initial=2) < 2:
-        sure &= lengths.view(np.uint64) > np.minimum(point, np.uint64(1))
-    _join(word)
-    values = word.astype(np.float64)
-    if pointed:
-        values /= float(_FRACTION[_byte_of(point[:1])[0]]) if (point == point[0]).all() else _FRACTION.take(_byte_of(point), mode="wrap")
-    values.view(np.uint64)[...] |= negative.astype(np.uint64) << np.uint64(63)
-    return values, sure
-
-
 def _without_exponent(text: Array, starts: Array, ends: Array, exponents: Array | None) -> tuple[Array, Array]:
     """The numbers whose digits end at `ends`, times ten to the `exponents`."""
     words = words_of(text)
-    first = text[starts]
-    signed = (first == ord("-")) | (first == ord("+"))
-    if signed.any():
-        starts = starts + signed
     points = _points(words, starts, ends)
     whole, sure = points - starts, np.ones(len(starts), bool)
     if points is ends:
@@ -186,25 +242,7 @@ def _without_exponent(text: Array, starts: Array, ends: Array, exponents: Array 
         mantissa *= _TENS.take(fraction)
         mantissa += _digits(words, ends, fraction, sure)
         exponents = -fraction if exponents is None else exponents - fraction
-    values = mantissa.astype(np.float64)
-    if exponents is not None:
-        plain = mantissa <= 2**53
-        if exponents.min(initial=0) < 0:
-            values /= _EXACT.take(-exponents, mode="clip")
-        if exponents.max(initial=0) > 0:
-            values *= _EXACT.take(exponents, mode="clip")
-        plain &= (exponents >= -22) & (exponents <= 22)
-    elif len(mantissa) and mantissa.max() > 2**53:
-        plain, exponents = mantissa <= 2**53, np.zeros(len(values), np.int64)
-    else:
-        plain = sure
-    if plain is not sure:
-        rest = np.flatnonzero(sure & ~plain)
-        if len(rest):
-            assert exponents is not None
-            values[rest], sure[rest] = _nearest(mantissa[rest], exponents[rest])
-    np.negative(values, out=values, where=first == ord("-"))
-    return values, sure
+    return _scaled(mantissa, exponents, sure), sure
 
 
 def _exponents(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
@@ -228,8 +266,28 @@ def _fives() -> tuple[Array, Array]:
     return np.array(high, np.uint64), np.array(moved, np.int64)
 
 
+@cache
+def _wide() -> bool:
+    """Whether np.longdouble has 64 bits and rounds to them."""
+    number = np.longdouble
+    return number().itemsize == 16 and np.finfo(number).nmant == 63 and int(number(2**32 + 1) * number(2**32 - 1)) == 2**64 - 1
+
+
 def _nearest(mantissa: Array, exponents: Array) -> tuple[Array, Array]:
     """The floats nearest to mantissa * 10^exponent, and which of them are certain."""
+    low, high = int(exponents.min(initial=0)), int(exponents.max(initial=0))
+    if not _wide() or low <= -len(_WIDE_TENS) or high >= len(_WIDE_TENS):
+        return _by_product(mantissa, np.broadcast_to(exponents, mantissa.shape))
+    wide = mantissa.astype(np.longdouble)
+    if low < 0:
+        wide /= _WIDE_TENS.take(-exponents, mode="clip")
+    if high > 0:
+        wide *= _WIDE_TENS.take(exponents, mode="clip")
+    return wide.astype(np.float64), (wide.view(np.uint64)[::2] & np.uint64(0x7FF)) != 0x400
+
+
+def _by_product(mantissa: Array, exponents: Array) -> tuple[Array, Array]:
+    """The same by products of 64 bits."""
     certain = (mantissa > 0) & (np.abs(exponents) <= _LARGEST)
     mantissa, place = np.where(certain, mantissa, 1), np.where(certain, exponents, 0) + _LARGEST
     # Without the bit below the highest one, rounding to a float cannot carry: the float's exponent is the place of the highest bit.

@@ -12,11 +12,13 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
+import stat
 import zlib
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,16 @@ from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.schema import header_of, number
 from nnc.runtime import threads
 
-from .cells import Way, way
+from .cells import Cells, Way, way
 from .decimals import PADDING
+from .growing import Growing
 from .texts import Texts
 
 Array = np.ndarray[Any, Any]
 BLOCK = 1 << 21  # bytes for each thread
 WORTH_A_THREAD = 1 << 18  # bytes
+_HEAD = 1 << 16  # bytes that are read for the first line
+_WINDOW = 1 << 12  # bytes that are looked through for a line end
 _KNOWN = 10_000  # cells that are remembered, so that equal ones are one object
 
 
@@ -73,100 +78,95 @@ class Delimited:
     def __init__(self, path: Path, separator: str, header: bool, missing: Collection[str]):
         self.path, self.separator, self.header, self.gone = path, separator, header, {"", *missing}
         self.way = way(path.stat().st_size if path.is_file() else 0)
-        with self._opened() as source:
+        with self._opened(_HEAD) as source:
             source.require_text()
             first = next(source.rows(None), None)
         self.names = header_of(None if first is None else first[1], header, path)
 
-    def _opened(self) -> _Bytes:
-        return _Bytes(self.path, self.separator, self.way)
+    def _opened(self, size: int) -> _Bytes:
+        return _Bytes(self.path, self.separator, self.way, size)
 
-    def blocks(self, numbers: Collection[str], texts: Collection[str]) -> Iterator[Block]:
-        """The rows of the named columns. Raises NoNumber, and Refusal for what cannot be read."""
+    def whole(self, numbers: Collection[str], texts: Collection[str]) -> tuple[dict[str, Array], Lines]:
+        """All rows of the named columns, and where they stand. Raises as `blocks` does."""
+        room, parts, lines = Growing(numbers), {name: [np.empty(0, object)] for name in texts}, Lines(self.path)
+        for block in self.blocks(numbers, texts, room):
+            lines.add(block.lines)
+            for name, found in parts.items():
+                found.append(block.columns[name])
+        names = [*parts]
+        joined = dict[str, Array]()
+
+        def join(place: int) -> None:
+            joined[names[place]] = np.concatenate(parts.pop(names[place]))  # they are let go one column after another
+
+        threads.for_each(len(names), join)
+        columns = room.columns() | joined
+        return {name: columns[name] for name in self.names if name in columns}, lines
+
+    def blocks(self, numbers: Collection[str], texts: Collection[str], room: Growing | None = None) -> Iterator[Block]:
+        """The rows of the named columns, the numbers in `room` if that is given. Raises NoNumber, and Refusal for what cannot be read."""
         places = {name: i for i, name in enumerate(self.names)}
-        columns: dict[str, _Numbers | _Texts] = {name: _Numbers(name, places[name], self.gone, self.way) for name in self.names if name in numbers}
-        columns |= {name: _Texts(places[name], self.gone) for name in self.names if name in texts}
-        with self._opened() as source:
+        floats = [_Numbers(name, places[name], self.gone) for name in self.names if name in numbers]
+        strings = {name: _Texts(places[name], self.gone) for name in self.names if name in texts}
+        size = self.path.stat().st_size
+        with self._opened(BLOCK * threads.workers()) as source:
             if self.header:
                 next(source.rows(None))
             while source.fill():
                 tables = source.tables(len(self.names))
                 if tables is not None:
-                    yield from _together(tables, columns)
-                    source.done(source.stop - source.begin, sum(cells.rows for cells in tables))
+                    rows, length = sum(cells.rows for cells in tables), source.stop - source.begin
+                    into = (room or Growing([column.name for column in floats])).more(rows, rows * size // length)
+                    yield from _together(tables, floats, strings, into, self.way)
+                    source.done(length, rows)
                     continue
-                rows = list(source.rows(len(self.names)))
-                if rows:
-                    yield Block({name: column.irregular(rows) for name, column in columns.items()}, [line for line, _ in rows])
+                read = list(source.rows(len(self.names)))
+                if read:
+                    into = (room or Growing([column.name for column in floats])).more(len(read), 0)
+                    for column in floats:
+                        column.irregular(read, into[column.name])
+                    words = {name: column.irregular(read) for name, column in strings.items()}
+                    yield Block({name: values.reshape(-1, 1) for name, values in into.items()} | words, [line for line, _ in read])
 
 
-def _together(tables: Sequence[_Cells], columns: Mapping[str, _Numbers | _Texts]) -> list[Block]:
-    found: list[dict[str, Array]] = [{} for _ in tables]
+def _together(tables: Sequence[Cells], numbers: Sequence[_Numbers], texts: Mapping[str, _Texts], into: Mapping[str, Array], way: Way) -> list[Block]:
+    edges = [0, *accumulate(cells.rows for cells in tables)]
+    found: list[dict[str, Array]] = [{name: into[name][begin:end].reshape(-1, 1) for name in into} for begin, end in pairwise(edges)]
 
     def read(part: int) -> None:
-        for name, column in columns.items():
-            found[part][name] = column.regular(tables[part])
+        out = [found[part][column.name].reshape(-1) for column in numbers]
+        sure = way.numbers(tables[part], [column.place for column in numbers], out)
+        for column, values, certain in zip(numbers, out, sure, strict=True):
+            column.regular(tables[part], values, certain)
+        for name, strings in texts.items():
+            found[part][name] = strings.regular(tables[part])
 
     threads.for_each(len(tables), read)
     return [Block(part, cells.lines) for part, cells in zip(found, tables, strict=True)]
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """Cells of a block that form a table: where those of each column end in the padded text."""
-
-    text: Array
-    begin: int
-    ends: Array  # [columns, rows]
-    returns: Array | None  # 1 where a carriage return stands before the end of a row
-    line: int  # lines before the first
-    plain: bool  # whether every byte is a character
-
-    @property
-    def rows(self) -> int:
-        return len(self.ends[0])
-
-    @property
-    def lines(self) -> range:
-        return range(self.line + 1, self.line + 1 + self.rows)
-
-    def column(self, place: int) -> tuple[Array, Array]:
-        """Where the cells of a column start and end."""
-        ends = self.ends[place]
-        if place:
-            starts = self.ends[place - 1] + 1
-        else:
-            starts = np.empty_like(ends)
-            starts[0] = self.begin
-            np.add(self.ends[-1, :-1], 1, starts[1:])
-        return starts, ends - self.returns if self.returns is not None and place == len(self.ends) - 1 else ends
-
-    def cell(self, start: int, end: int) -> str:
-        return self.text[start:end].tobytes().decode()
-
-
 class _Numbers:
     """A column of numbers, block by block."""
 
-    def __init__(self, name: str, place: int, gone: Collection[str], way: Way):
-        self.name, self.place, self.gone, self.way = name, place, gone, way
+    def __init__(self, name: str, place: int, gone: Collection[str]):
+        self.name, self.place, self.gone = name, place, gone
         self.known: dict[str, float] = {}
         self.absent = [value for value in map(number, gone) if value is not None]
 
-    def regular(self, cells: _Cells) -> Array:
-        starts, ends = cells.column(self.place)
-        values, sure = self.way.numbers(cells.text, starts, ends)
+    def regular(self, cells: Cells, values: Array, sure: Array) -> None:
+        """Put right what is missing or uncertain."""
         for value in self.absent:
             sure &= values != value  # 1 and 1.0 are one number, and two cells
-        if not sure.all():
-            values[starts == ends] = np.nan
-            sure |= starts == ends
-            for row in np.flatnonzero(~sure).tolist():
-                values[row] = self._number(cells.cell(starts[row], ends[row]), cells.line + 1 + row)
-        return values.reshape(-1, 1)
+        if sure.all():
+            return
+        starts, ends = cells.column(self.place)
+        values[starts == ends] = np.nan
+        sure |= starts == ends
+        for row in np.flatnonzero(~sure).tolist():
+            values[row] = self._number(cells.cell(starts[row], ends[row]), cells.line + 1 + row)
 
-    def irregular(self, rows: list[tuple[int, list[str]]]) -> Array:
-        return np.array([self._number(row[self.place], line) for line, row in rows], np.float64).reshape(-1, 1)
+    def irregular(self, rows: list[tuple[int, list[str]]], values: Array) -> None:
+        values[...] = [self._number(row[self.place], line) for line, row in rows]
 
     def _number(self, cell: str, line: int) -> float:
         value = self.known.get(cell)
@@ -186,7 +186,7 @@ class _Texts:
     def __init__(self, place: int, gone: Collection[str]):
         self.place, self.texts = place, Texts(gone)
 
-    def regular(self, cells: _Cells) -> Array:
+    def regular(self, cells: Cells) -> Array:
         starts, ends = cells.column(self.place)
         found = self.texts.of_bytes(cells.text, starts, ends) if cells.plain else None
         return self.texts.of([cells.cell(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]) if found is None else found
@@ -198,10 +198,10 @@ class _Texts:
 class _Bytes:
     """The bytes of a file in a padded buffer: whole lines from `begin` to `stop`, and the start of the next line behind them."""
 
-    def __init__(self, path: Path, separator: str, way: Way):
+    def __init__(self, path: Path, separator: str, way: Way, size: int):
         self.path, self.separator, self.way = path, separator, way
-        self.file: gzip.GzipFile | io.BufferedReader | None = None
-        self.buffer = np.zeros(BLOCK * threads.workers() + 2 * PADDING, np.uint8)
+        self.file: gzip.GzipFile | io.FileIO | None = None
+        self.buffer = np.zeros(size + 2 * PADDING, np.uint8)
         self.begin = self.stop = self.end = PADDING
         self.line = 0  # lines before `begin`
         self.offset = -PADDING  # of the buffer in the file
@@ -209,7 +209,7 @@ class _Bytes:
 
     def __enter__(self) -> _Bytes:
         try:
-            self.file = gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb")
+            self.file = gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb", buffering=0)
         except OSError as error:
             raise Refusal("E410", label=str(error), path=self.path.name, help="fetch or write the file again") from None
         return self
@@ -236,7 +236,7 @@ class _Bytes:
         fresh, room = self.end, len(self.buffer) - PADDING - 1
         try:
             while self.end < room and not self.finished:
-                got = self.file.readinto(memoryview(self.buffer.data)[self.end : room])
+                got = self._filled(memoryview(self.buffer.data)[self.end : room])
                 self.end += got
                 self.finished = not got
         except (gzip.BadGzipFile, EOFError, OSError, zlib.error) as error:
@@ -249,9 +249,36 @@ class _Bytes:
                 self.end += 1
             self.stop = self.end
             return
-        self.stop = fresh + self.buffer[fresh : self.end].tobytes().rfind(b"\n") + 1
-        if self.stop == fresh:
-            self.stop = self.begin
+        self.stop = self._behind_last_line(fresh)
+
+    def _filled(self, space: memoryview) -> int:
+        """Read on; several threads read a part each of a file that lies on a disk."""
+        assert self.file is not None
+        count = min(threads.workers(), len(space) // WORTH_A_THREAD)
+        if count < 2 or isinstance(self.file, gzip.GzipFile) or not hasattr(os, "preadv") or not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            return self.file.readinto(space) or 0
+        file, begin, edges = self.file.fileno(), self.file.tell(), [len(space) * part // count for part in range(count + 1)]
+        got = [0] * count
+
+        def read(part: int) -> None:
+            at, stop = edges[part], edges[part + 1]
+            while at < stop and (more := os.preadv(file, [space[at:stop]], begin + at)):
+                at += more
+            got[part] = at - edges[part]
+
+        threads.for_each(count, read)
+        whole = next((part for part in range(count) if edges[part] + got[part] < edges[part + 1]), count - 1)  # the first that met the end
+        self.file.seek(begin + edges[whole] + got[whole])
+        return edges[whole] + got[whole]
+
+    def _behind_last_line(self, fresh: int) -> int:
+        """Where the last line ends among the bytes from `fresh` on, or `begin`."""
+        for stop in range(self.end, fresh, -_WINDOW):
+            start = max(fresh, stop - _WINDOW)
+            place = self.buffer[start:stop].tobytes().rfind(b"\n")
+            if place >= 0:
+                return start + place + 1
+        return self.begin
 
     def require_text(self) -> None:
         """E410 for a file that does not begin like text, before anything is made of its first line."""
@@ -270,7 +297,7 @@ class _Bytes:
             label = f"byte {self.offset + begin + error.start} is not UTF-8"
             raise Refusal("E410", label=label, path=self.path.name, help="save it as UTF-8") from None
 
-    def tables(self, columns: int) -> list[_Cells] | None:
+    def tables(self, columns: int) -> list[Cells] | None:
         """The whole lines as tables of cells, one for each thread; None where they are less regular than that."""
         if not columns or len(self.separator.encode()) > 1 or self.separator in '"\r\n\0 ':
             return None
@@ -280,13 +307,13 @@ class _Bytes:
         for part in range(1, count):
             edges.append(max(edges[-1], self._after_line(self.begin + size * part // count)))
         parts = [(begin, end) for begin, end in pairwise([*edges, self.stop]) if begin < end]
-        found: list[_Cells | None] = [None for _ in parts]
+        found: list[Cells | None] = [None for _ in parts]
 
         def look(part: int) -> None:
             found[part] = self._table(columns, *parts[part])
 
         threads.for_each(len(parts), look)
-        tables, line = list[_Cells](), self.line
+        tables, line = list[Cells](), self.line
         for cells in found:
             if cells is None:
                 return None
@@ -296,9 +323,13 @@ class _Bytes:
 
     def _after_line(self, place: int) -> int:
         """Where the line ends in which a place is."""
-        return place + self.buffer[place : self.stop].tobytes().find(b"\n") + 1
+        for start in range(place, self.stop, _WINDOW):
+            found = self.buffer[start : min(start + _WINDOW, self.stop)].tobytes().find(b"\n")
+            if found >= 0:
+                return start + found + 1
+        raise AssertionError("a block ends with a line")
 
-    def _table(self, columns: int, begin: int, stop: int) -> _Cells | None:
+    def _table(self, columns: int, begin: int, stop: int) -> Cells | None:
         ends = self.way.ends(self.buffer, begin, stop, ord(self.separator), columns)
         if ends is None:
             return None
@@ -313,7 +344,7 @@ class _Bytes:
         lengths = np.diff(last, prepend=begin - 1)
         if lengths.max() >= csv.field_size_limit() or (columns == 1 and (lengths - 1 - (0 if returns is None else returns)).min() == 0):
             return None  # a blank line is no row
-        return _Cells(self.buffer, begin, ends.places, returns, 0, ends.ascii)
+        return Cells(self.buffer, begin, ends.places, returns, 0, ends.ascii)
 
     def rows(self, wanted: int | None) -> Iterator[tuple[int, list[str]]]:
         """Rows by the csv module with the lines where they end: one row of any number of cells, or all rows of the block."""
@@ -321,7 +352,8 @@ class _Bytes:
 
         def lines() -> Iterator[str]:
             while self.fill():
-                block = io.StringIO(self.decoded(self.begin, self.stop), newline="")
+                stop = self.stop if wanted is not None else self._after_line(self.begin)
+                block = io.StringIO(self.decoded(self.begin, stop), newline="")
                 for line in block:
                     self.done(len(line.encode()), 1)
                     yield line

@@ -6,7 +6,7 @@ import gzip
 import zipfile
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,10 +18,9 @@ from nnc.compiler.diagnostics import Refusal
 from nnc.compiler.images import labelled
 from nnc.compiler.ops.sources import WINE
 from nnc.compiler.schema import ColumnSchema, Files, Schema, idx_bytes, idx_header, idx_size, npy_header, npz_members, read_text
-from nnc.runtime.threads import for_each
 
 from .columnar import parquet_batches, pixels
-from .delimited import Delimited, Lines, NoNumber
+from .delimited import Delimited, NoNumber
 from .stored import Column, Stored, chained, in_file, in_npy, large_members, parts, too_large
 
 Array = np.ndarray[Any, Any]
@@ -82,28 +81,10 @@ def _delimited(p: Any, files: Files, wanted: Wanted) -> Table:
     source = Delimited(path, p.separator, p.header, p.gone)
     texts = {name for name, column in wanted.items() if column.dtype == "string"}
     while True:
-        lines, found = Lines(path), dict[str, list[Array]]((name, []) for name in wanted)
         try:
-            for block in source.blocks(wanted.keys() - texts, texts):
-                lines.add(block.lines)
-                for name, array in block.columns.items():
-                    found[name].append(array)
+            return Table(*source.whole(wanted.keys() - texts, texts))
         except NoNumber as other:
             texts.add(other.column)
-            continue
-        return Table(_joined(found, texts), lines)
-
-
-def _joined(found: dict[str, list[Array]], texts: Collection[str]) -> dict[str, Array]:
-    """The parts of each column as one; they are let go one column after another."""
-    columns = {name: np.empty(0, object) if name in texts else np.empty((0, 1)) for name in found}
-    names = [*found]
-
-    def join(place: int) -> None:
-        columns[names[place]] = np.concatenate([columns[names[place]], *found.pop(names[place])])
-
-    for_each(len(names), join)
-    return columns
 
 
 def _idx(p: Any, files: Files, wanted: Wanted) -> Table:
