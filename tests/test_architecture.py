@@ -247,6 +247,7 @@ TOP = {
 # Libraries that only some modules import; numpy is free to the runtime.
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
+    "pydantic": {"nnc.runtime.manifest", "nnc.runtime.recorded", "nnc.runtime.deployed"},
     "onnx": {"nnc.compiler.onnx_export", "nnc.runtime.onnx_file"},
     "onnxruntime": {"nnc.runtime.alone", "nnc.runtime.verification", "nnc.runtime.device", "nnc.runtime.engine", "nnc.runtime.onnx_steps"},
     "safetensors": {"nnc.runtime.files"},
