@@ -25,7 +25,11 @@ _some, _some_of_3, _some_of_2, _some_of_1 = (tile(rows, vectors, whole=False) fo
 def _pack(b: int, step: int, turned: int, depth: int, width: int, vectors: int, panel: int) -> None:
     """Rows of a strip of b one after another, `vectors` vectors each; b's rows, or its columns where it is turned, lie `step` bytes from each other."""
     row = 4 * WIDTH * vectors
-    if turned:
+    if turned and width == STRIP and depth % WIDTH == 0:
+        for v in range(0, STRIP, WIDTH):
+            for p in range(0, depth, WIDTH):
+                turn(b + v * step + 4 * p, step, WIDTH, WIDTH, panel + p * row + 4 * v, row)
+    elif turned:
         for v in range(0, width, WIDTH):
             for p in range(0, depth, WIDTH):
                 turn(b + v * step + 4 * p, step, min(WIDTH, width - v), min(WIDTH, depth - p), panel + p * row + 4 * v, row)
