@@ -51,8 +51,8 @@ def _rate(links: Links, train: TrainParams, section: Section, samples: int | Non
                      help=f"start from {optimizer.name}(lr={optimizer.operation.extra['start']:g})")  # fmt: skip
     if not train.schedule or not sure:
         return
-    double = optimizer.params.changed(lr=2 * optimizer.params.lr)
-    other = _sampled(train.changed(optimizer=Bound(optimizer.operation, double)), per_epoch or 10)
+    double = optimizer.params.model_copy(update={"lr": 2 * optimizer.params.lr})
+    other = _sampled(train.model_copy(update={"optimizer": Bound(optimizer.operation, double)}), per_epoch or 10)
     first = train.schedule[0]
     if "lr" in optimizer.spans and other == found and not any(isclose(optimizer.params.lr, end) for end in (min(found), max(found))):
         findings.add("W518", optimizer.spans["lr"], f"{first.name} goes from {min(found):g} to {max(found):g} whatever this is", name=first.name,

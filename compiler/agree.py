@@ -140,7 +140,7 @@ def _objective(program: Program, section: Section) -> list[str] | None:
     complete = "loss" not in section.failed and len(terms) == len(train.loss)
     metrics = tuple(bound for bound in train.metrics if ready(bound) and (complete or bound.operands))
     complete = complete and "metrics" not in section.failed and len(metrics) == len(train.metrics)
-    params = train.changed(loss=terms, metrics=metrics)
+    params = train.model_copy(update={"loss": terms, "metrics": metrics})
     before = len(findings.errors)
     objective = Objective(experiment.network, replace(section, params=params), program.inference, known, findings, samples=1)
     _place_pairs(program, terms, before)

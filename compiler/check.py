@@ -154,7 +154,7 @@ class Checker:
         if not failed and len(values) == len(spans):
             return Section(operation.params(**values), spans, section.keyword.span)
         kept = {name: value for name, value in _PLACEHOLDERS.items() if operation is _TRAIN} | values
-        return Section(operation.params.unchecked(kept), spans, section.keyword.span, failed)
+        return Section(operation.params.model_construct(**kept), spans, section.keyword.span, failed)
 
     def _schedule(self, train: Section) -> None:
         """Nothing stands behind a stage that covers all that remains."""

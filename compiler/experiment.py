@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from .operation import Bound, Kind, Of, Reference, Refers, Weighted
-from .parameters import Field, Params
+from pydantic import Field
+
+from .operation import Bound, Kind, Of, Params, Reference, Refers, Weighted
 from .record import record
 from .schema import Schema
 from .source import Source, Span

@@ -7,9 +7,16 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from .operation import TABLE, Of, Refers
-from .parameters import Argument, arguments_of
+from pydantic.fields import FieldInfo
+
+from .operation import TABLE, Of, Params, Refers
 from .record import record
+
+
+@cache
+def argument_fields(params: type[Params]) -> dict[str, FieldInfo]:
+    """The fields by the name that the language gives them."""
+    return {info.alias or name: info for name, info in params.model_fields.items()}
 
 
 def _annotations(annotation: Any) -> Iterator[Any]:
@@ -20,15 +27,15 @@ def _annotations(annotation: Any) -> Iterator[Any]:
             yield from _annotations(part)
 
 
-def marker_of(field: Argument) -> Of | Refers | None:
+def marker_of(info: FieldInfo) -> Of | Refers | None:
     """The mark on a field, or on the items of a list."""
-    inside = (m for a in _annotations(field.annotation) if get_origin(a) is Annotated for m in a.__metadata__)
-    return next((mark for mark in (*field.marks, *inside) if isinstance(mark, Of | Refers)), None)
+    inside = (m for a in _annotations(info.annotation) if get_origin(a) is Annotated for m in a.__metadata__)
+    return next((mark for mark in (*info.metadata, *inside) if isinstance(mark, Of | Refers)), None)
 
 
-def tuple_of_marked(field: Argument) -> bool:
+def tuple_of_marked(info: FieldInfo) -> bool:
     """Whether the mark stands on the items of a list rather than on the field."""
-    return not any(isinstance(m, Of | Refers) for m in field.marks)
+    return not any(isinstance(m, Of | Refers) for m in info.metadata)
 
 
 def words_of(annotation: Any) -> tuple[tuple[str, ...], bool]:
@@ -49,10 +56,11 @@ class Reading:
 
 
 @cache
-def reading_of(field: Argument) -> Reading:
-    marker = marker_of(field)
-    words, quoted = words_of(field.annotation)
-    return Reading(marker, marker is not None and tuple_of_marked(field), words, quoted, describe(field.annotation))
+def reading_of(params: type[Params], name: str) -> Reading:
+    info = argument_fields(params)[name]
+    marker = marker_of(info)
+    words, quoted = words_of(info.annotation)
+    return Reading(marker, marker is not None and tuple_of_marked(info), words, quoted, describe(info.annotation))
 
 
 @cache
@@ -61,8 +69,8 @@ def value_words() -> frozenset[str]:
 
     Words that are names of arguments as well, like `epochs`, are free: their place tells which is meant.
     """
-    fields = [item for operation in TABLE.values() for item in arguments_of(operation.params).items()]
-    found = {word for _, field in fields for word in words_of(field.annotation)[0]}
+    fields = [item for operation in TABLE.values() for item in argument_fields(operation.params).items()]
+    found = {word for _, info in fields for word in words_of(info.annotation)[0]}
     return frozenset(found | {"all", "full", "float32", "float64", "fast", "int64"}) - {name for name, _ in fields}
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from .diagnostics import Findings, Refusal, did_you_mean
 from .experiment import Network, Section, TrainParams
+from .fields import argument_fields
 from .ir import N, Shape, TensorType, Value, apply, dims, origin
 from .lower import Forward
-from .operation import Bound, Column, Reference, Sums
-from .parameters import Params, arguments_of
+from .operation import Bound, Column, Params, Reference, Sums
 from .primitives import root, total
 from .record import record
 
@@ -291,8 +291,9 @@ class Objective:
 
 def _said(params: Params) -> str:
     """The arguments that are not the defaults, as a spec has them: `(average=macro)`."""
-    values = ((name, field, getattr(params, field.attribute)) for name, field in arguments_of(type(params)).items())
-    given = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, field, value in values if value != field.default]
+    fields = argument_fields(type(params)).items()
+    values = ((name, info, getattr(params, name)) for name, info in fields)
+    given = [f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, info, value in values if value != info.default]
     return f"({', '.join(given)})" if given else ""
 
 

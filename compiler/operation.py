@@ -13,8 +13,10 @@ from enum import Enum
 from inspect import cleandoc
 from typing import Any, Literal, Protocol
 
+from pydantic import BaseModel, ConfigDict
+from pydantic_core.core_schema import CoreSchema, is_instance_schema
+
 from .ir import Dim, Shape, Value
-from .parameters import NoParams, Params
 from .record import record
 from .source import Span
 
@@ -47,6 +49,18 @@ class Kind(Enum):
     QUANTISATION = "quantisation"
 
 
+class Params(BaseModel):
+    """The arguments of an operation. A field's description is its documentation."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", allow_inf_nan=False, frozen=True, arbitrary_types_allowed=True, defer_build=True
+    )
+
+
+class NoParams(Params):
+    """An operation without arguments."""
+
+
 @record
 class Of:
     """Marks a field whose value is an operation of a kind: one, a weighted sum (`many`), or a pipe of several (`chain`)."""
@@ -63,8 +77,18 @@ class Refers:
     to: Literal["column", "data", "metric", "parameter", "output"]
 
 
+class Whole:
+    """A value that a field takes as it is. Pydantic would look into a dataclass, and first find out how."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        return is_instance_schema(cls)
+
+
 @record
-class Reference:
+class Reference(Whole):
     """A name given as an argument, with its place."""
 
     name: str
@@ -94,7 +118,7 @@ class Operation:
 
 
 @record
-class Bound:
+class Bound(Whole):
     """An operation with its arguments, as written at `span`. `spans` are the places of the arguments."""
 
     operation: Operation
@@ -109,7 +133,7 @@ class Bound:
 
 
 @record
-class Weighted:
+class Weighted(Whole):
     """One term of a sum of operations."""
 
     weight: float

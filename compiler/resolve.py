@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
 from . import syntax
 from .constants import Constants
 from .diagnostics import Note, did_you_mean, suggestion
-from .fields import Reading, reading_of
+from .fields import Reading, argument_fields, reading_of
 from .operation import Bound, Kind, Of, Operation, Reference, Refers, Weighted, find, names
-from .parameters import Argument, Misfits, arguments_of
 from .source import Span
 from .values import UNKNOWN, Deferred, Given, Incomplete, Quoted, Scope, Tensors, a, shown
 
@@ -129,7 +131,7 @@ class Resolver(Constants):
         kept = {name: value for name, value in values.items() if value is not UNKNOWN}
         try:
             params = operation.params(**kept)
-        except Misfits as error:
+        except ValidationError as error:
             self._report(operation, error, kept, spans, span)
             return None
         if not sound:
@@ -147,15 +149,16 @@ class Resolver(Constants):
         kept = {name: tuple(value) if isinstance(value, Incomplete) else value for name, value in values.items() if value is not UNKNOWN}
         try:
             operation.params(**kept)
-        except Misfits as error:
+        except ValidationError as error:
             wrong = self._report(operation, error, kept, spans, span)
-            failed |= wrong | {name for name, f in arguments_of(operation.params).items() if f.required and name not in kept}
+            failed |= wrong | {name for name, f in argument_fields(operation.params).items() if f.is_required() and name not in kept}
             kept = {name: value for name, value in kept.items() if name not in wrong}
         return kept, spans, frozenset(failed)
 
     def arguments(self, operation: Operation, span: Span, given: list[Given]) -> tuple[dict[str, Any], dict[str, Span], bool]:
         """Values and places by name. A wrong value is UNKNOWN; the last result says whether all is right."""
-        fields = arguments_of(operation.params)
+        fields = argument_fields(operation.params)
+        open_ended = operation.params.model_config.get("extra") == "allow"
         positional = [name for name, f in fields.items() if not f.kw_only]
         values: dict[str, Any] = {}
         spans: dict[str, Span] = {}
@@ -170,7 +173,7 @@ class Resolver(Constants):
                 name, at = positional[place], argument.span
             else:
                 name, at = argument.name.text, argument.name.span.to(argument.span)
-                if name not in fields and not operation.params.open:
+                if name not in fields and not open_ended:
                     self._unknown_argument(operation, argument, argument.name, fields)
                     unknown.append(name)
                     sound = False
@@ -179,19 +182,19 @@ class Resolver(Constants):
                 self.findings.add("E221", at, "given before", notes=(Note(spans[name], "given here"),), help="keep one of them", argument=name)
                 sound = False
                 continue
-            value = self._coerce(argument, name, reading_of(fields[name])) if name in fields else _plain(argument.value)
+            value = self._coerce(argument, name, reading_of(operation.params, name)) if name in fields else _plain(argument.value)
             sound = sound and value is not UNKNOWN and not isinstance(value, Incomplete)
             values[name], spans[name] = value, at
         meant = {suggestion(name, fields) for name in unknown}
         for name, f in fields.items():
-            if f.required and name not in values and name not in meant:
+            if f.is_required() and name not in values and name not in meant:
                 example = f"{name} = ..." if operation.name in _SECTIONS else f"{operation.name}({name}=...)"
                 self.findings.add("E204", span, f"give {name}: {f.description}", operation=operation.name, argument=f"`{name}`",
                                   help=f"write {example}")  # fmt: skip
                 sound = False
         return values, spans, sound
 
-    def _too_many(self, operation: Operation, argument: Given, takes: int, fields: dict[str, Argument]) -> None:
+    def _too_many(self, operation: Operation, argument: Given, takes: int, fields: dict[str, FieldInfo]) -> None:
         named = [name for name, f in fields.items() if f.kw_only]
         label = f"it takes {takes or 'none'} without a name"
         help = f"name it: one of {', '.join(named)}" if named else "leave it out"
@@ -199,7 +202,7 @@ class Resolver(Constants):
             help = f"write dense({self._text(argument.span)}) for a layer with weights"
         self.findings.add("E205", argument.span, label, operation=operation.name, help=help)
 
-    def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, Argument]) -> None:
+    def _unknown_argument(self, operation: Operation, argument: Given, name: syntax.Identifier, fields: dict[str, FieldInfo]) -> None:
         thing = "key" if operation.name in _SECTIONS else "argument"
         known = list(fields)
         help = did_you_mean(name.text, known) if known else f"`{operation.name}` takes no arguments: leave it out"
@@ -328,24 +331,33 @@ class Resolver(Constants):
         return value
 
     def _report(
-        self, operation: Operation, error: Misfits, values: dict[str, Any], spans: dict[str, Span], span: Span
+        self, operation: Operation, error: ValidationError, values: dict[str, Any], spans: dict[str, Span], span: Span
     ) -> set[str]:
-        """What is wrong, in the language's words; the names of the arguments. What is missing has been reported before."""
-        fields = arguments_of(operation.params)
-        wrong = {name: misfit for name, misfit in error.found.items() if misfit.what != "missing"}
-        for name, misfit in wrong.items():
-            at, value, what = spans.get(name, span), values[name], misfit.what
-            if what != "type":
-                words = _LENGTHS if isinstance(value, str) and what in _LENGTHS else _BOUNDS
-                limit = words[what].format(f"{misfit.limit:g}" if isinstance(misfit.limit, float) else misfit.limit)
-                help = f"use {name}={misfit.limit:g}, or {'more' if what == 'ge' else 'less'}" if what in ("ge", "le") else f"give a number {limit}"
-                if what in ("lt", "le") and misfit.limit == 1 and isinstance(value, int | float) and 1 < value <= 100:
+        """Pydantic's findings in the language's words, one for each argument; the names of the arguments. What is missing has been
+        reported before.
+        """
+        fields = argument_fields(operation.params)
+        reported: set[str] = set()
+        for item in sorted(error.errors(), key=lambda e: e["type"] in _TYPE_ERRORS):
+            name = str(item["loc"][0])
+            if name in reported or item["type"] == "missing":
+                continue
+            reported.add(name)
+            at, value, context = spans.get(name, span), values.get(name), item.get("ctx") or {}
+            bound = _BOUNDS.get(item["type"])
+            if bound is not None:
+                limit = bound.format(**{k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()})
+                least = context.get("ge", context.get("le"))
+                help = f"use {name}={least:g}, or {'more' if 'ge' in context else 'less'}" if least is not None else f"give a number {limit}"
+                most = context.get("lt", context.get("le"))
+                if most == 1 and isinstance(value, int | float) and 1 < value <= 100:
                     help = f"did you mean {value:g}%?"
                 elif not isinstance(value, int | float):
                     help = f"give {name}: {fields[name].description}"
                 self.findings.add("E207", at, f"{name}: {fields[name].description}", argument=name, value=shown(value), bound=limit, help=help)
                 continue
-            expected = reading_of(fields[name]).expected
+            assert item["type"] in _TYPE_ERRORS, f"pydantic's {item['type']} has no words of ours"
+            expected = reading_of(operation.params, name).expected
             help = f"give {expected}"
             if isinstance(value, float) and "whole number" in expected and "number or" not in expected:
                 whole = self._text(at)
@@ -354,7 +366,7 @@ class Resolver(Constants):
                 elif value.is_integer() and abs(value) < 1e15:
                     help = f"write {name}={int(value)}"
             self.findings.add("E206", at, f"this is {shown(value)}", argument=name, expected=expected, help=help)
-        return set(wrong)
+        return reported
 
     def _text(self, span: Span) -> str:
         return self.findings.source.text[span.start : span.end]
@@ -367,15 +379,20 @@ _IDLE: tuple[tuple[str, Callable[[Operation, Any], bool], str], ...] = (
     ("value", lambda operation, p: operation.name == "impute" and p.strategy != "constant", "only impute(constant) takes it"),
 )
 _BOUNDS = {
-    "gt": "greater than {}",
-    "ge": "at least {}",
-    "lt": "less than {}",
-    "le": "at most {}",
-    "min_length": "at least {} long",
-    "max_length": "at most {} long",
-    "finite": "finite",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "too_short": "at least {min_length} long",
+    "too_long": "at most {max_length} long",
+    "string_too_short": "at least {min_length} characters long",
+    "string_too_long": "at most {max_length} characters long",
+    "finite_number": "finite",
 }
-_LENGTHS = {"min_length": "at least {} characters long", "max_length": "at most {} characters long"}
+_TYPE_ERRORS = frozenset(
+    ("int_type", "float_type", "bool_type", "string_type", "literal_error", "tuple_type", "none_required", "is_instance_of",
+     "int_from_float", "dataclass_type", "dataclass_exact_type")
+)  # fmt: skip
 
 
 def _word_text(node: syntax.Expression) -> str:

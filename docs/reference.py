@@ -6,9 +6,8 @@ from pathlib import Path
 
 from nnc.compiler import ops
 from nnc.compiler.experiment import ExportParams, TrainParams
-from nnc.compiler.fields import describe, marker_of, tuple_of_marked
-from nnc.compiler.operation import TABLE, Kind, Operation
-from nnc.compiler.parameters import Params, arguments_of
+from nnc.compiler.fields import argument_fields, describe, marker_of, tuple_of_marked
+from nnc.compiler.operation import TABLE, Kind, Operation, Params
 from nnc.compiler.values import a
 
 assert ops.__all__  # importing the families fills the table
@@ -43,15 +42,15 @@ SECTIONS = {
 def arguments(params: type[Params]) -> list[str]:
     """A line for each argument: its name, what it takes, its default, what it means."""
     lines = []
-    for name, info in arguments_of(params).items():
+    for name, info in argument_fields(params).items():
         marker = marker_of(info)
         if marker is None:
             takes = describe(info.annotation)
         else:
             what = a(marker.kind.value) if hasattr(marker, "kind") else "a data name" if marker.to == "data" else f"the name of a {marker.to}"
             takes = f"a list, each {what}" if tuple_of_marked(info) else what
-        default = "" if info.required or info.default in (None, ()) else f", default {_shown(info.default)}"
-        needed = ", required" if info.required else ""
+        default = "" if info.is_required() or info.default in (None, ()) else f", default {_shown(info.default)}"
+        needed = ", required" if info.is_required() else ""
         lines.append(f"- `{name}`: {info.description} ({takes}{default}{needed})")
     return lines
 
@@ -77,7 +76,7 @@ NOTES = {
 def entry(operation: Operation) -> list[str]:
     paragraphs = [" ".join(part.split()) for part in operation.doc.split("\n\n")]
     doc = [line for paragraph in paragraphs for line in (paragraph.replace("Differs: ", "*Differs:* ", 1), "")]
-    return [f"### {operation.name}", "", *doc, *arguments(operation.params), *([""] if arguments_of(operation.params) else [])]
+    return [f"### {operation.name}", "", *doc, *arguments(operation.params), *([""] if operation.params.model_fields else [])]
 
 
 def reference() -> str:

@@ -36,7 +36,7 @@ def _inputs(program: pipeline.Program, root: Path) -> dict[str, object]:
     if experiment.train is not None and experiment.train.params.start is not None:
         bounds.append(experiment.train.params.start)
     for bound in bounds:
-        for value in vars(bound.params).values():
+        for value in bound.params.model_dump().values():
             if isinstance(value, str) and (root / value).is_file():
                 files[value] = digest_of(root / value)
             elif bound.name == "image_folder" and value:

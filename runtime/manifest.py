@@ -1,4 +1,4 @@
-"""What the manifest of a bundle says, as pydantic checks it. A training imports this only where there is a bundle to replace."""
+"""What the manifest of a bundle says, as pydantic checks it."""
 
 from __future__ import annotations
 

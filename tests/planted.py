@@ -170,7 +170,6 @@ BUGS = [
     Bug("an export that is never refused", "runtime/verification.py", '"passed": self.differing == 0 and', '"passed": self.differing >= 0 and',
         "test_verification.py"),
     # The language
-    Bug("true taken for 1", "compiler/parameters.py", " and not (annotation is int and isinstance(value, bool))", "", "test_parameters.py", "DenseParams"),
     Bug("a per mille sign", "compiler/build.py", "syntax.Number(value / 100 if", "syntax.Number(value / 1000 if", "test_language.py::test_constants"),
     Bug("division that rounds towards 0", "compiler/constants.py", "left // right}", "int(left / right)}", "test_language.py::test_constants"),
     # Fewer bits

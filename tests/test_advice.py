@@ -10,7 +10,6 @@ import pytest
 
 import nnc as api
 from nnc.compiler.operation import TABLE, Kind, Operation
-from nnc.compiler.parameters import arguments_of
 from nnc.compiler.pipeline import analyse, read
 from nnc.compiler.source import Source
 
@@ -46,7 +45,7 @@ def test_activations_without_a_range_have_none() -> None:
     dips = {"gelu", "mish", "swish", "hard_swish"}
     for (kind, name), operation in TABLE.items():
         if kind is Kind.LAYER and "activation" in operation.facts and "range" not in operation.extra:
-            if name in dips or any(f.required for f in arguments_of(operation.params).values()) or name in ("maxout", "radial"):
+            if name in dips or any(f.is_required() for f in operation.params.model_fields.values()) or name in ("maxout", "radial"):
                 continue
             found = outputs(name)
             assert found.min() < -0.29, name
@@ -62,7 +61,7 @@ def test_no_slope_is_steeper_than_declared(operation: Operation) -> None:
 @pytest.mark.parametrize("operation", declaring(Kind.OPTIMISER, "usual"), ids=lambda o: o.name)
 def test_usual_rates_hold_the_default(operation: Operation) -> None:
     low, high = operation.extra["usual"]
-    default = arguments_of(operation.params)["lr"].default
+    default = operation.params.model_fields["lr"].default
     assert 10 * low < operation.extra["start"] < high / 5
     if isinstance(default, float):
         assert default == operation.extra["start"]

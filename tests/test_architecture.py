@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = {"compiler": "nnc.compiler", "runtime": "nnc.runtime", "nnc": "nnc"}
 MOST_LINES = 450
 
-LAYER = "diagnostics ir operation parameters"  # what every family of operations stands on
+LAYER = "diagnostics ir operation"  # what every family of operations stands on
 
 # module: the modules that it may import, in the same folder unless they are named in full
 COMPILER = {
@@ -59,8 +59,7 @@ COMPILER = {
     "schema": "record diagnostics",
     "parquet": "diagnostics schema",
     "images": "record diagnostics schema",
-    "parameters": "record",
-    "operation": "record source ir parameters",
+    "operation": "record source ir",
     "ops.channels": "diagnostics ir",
     "ops.activations": f"{LAYER} ops.channels",
     "ops.layers": f"{LAYER} primitives ops.channels",
@@ -69,26 +68,26 @@ COMPILER = {
     "ops.recurrent": f"{LAYER} primitives ops.layers",
     "ops.shapes": LAYER,
     "ops.data": f"{LAYER} primitives ops.shapes",
-    "ops.splits": "diagnostics operation parameters ops.data",
-    "ops.augmentations": "operation parameters",
-    "ops.initialisers": "diagnostics operation parameters",
+    "ops.splits": "diagnostics operation ops.data",
+    "ops.augmentations": "operation",
+    "ops.initialisers": "diagnostics operation",
     "ops.losses": f"{LAYER} primitives",
     "ops.metrics": f"{LAYER} primitives ops.losses",
-    "ops.optimisers": "ir operation parameters",
-    "ops.solvers": "operation parameters ops.optimisers",
-    "ops.penalties": "ir operation parameters primitives",
-    "ops.schedules": "diagnostics operation parameters",
-    "ops.sources": "diagnostics operation parameters schema parquet images",
-    "ops.training": "ir operation parameters",
-    "ops.tuning": "diagnostics operation parameters",
-    "ops.quantisation": "operation parameters",
+    "ops.optimisers": "ir operation",
+    "ops.solvers": "operation ops.optimisers",
+    "ops.penalties": "ir operation primitives",
+    "ops.schedules": "diagnostics operation",
+    "ops.sources": "diagnostics operation schema parquet images",
+    "ops.training": "ir operation",
+    "ops.tuning": "diagnostics operation",
+    "ops.quantisation": "operation",
     "ops": "ops.activations ops.augmentations ops.convolution ops.data ops.initialisers ops.layers ops.losses ops.metrics ops.normalisation "
     "ops.optimisers ops.penalties ops.quantisation ops.recurrent ops.schedules ops.shapes ops.solvers ops.sources ops.splits ops.training ops.tuning",
-    "experiment": "record source schema operation parameters",
-    "fields": "record operation parameters",
+    "experiment": "record source schema operation",
+    "fields": "record operation",
     "values": "record source syntax operation experiment",
     "constants": "source diagnostics syntax values",
-    "resolve": "source diagnostics syntax operation parameters fields values constants",
+    "resolve": "source diagnostics syntax operation fields values constants",
     "declare": "source diagnostics syntax operation experiment fields values resolve",
     "blocks": "source diagnostics syntax values resolve declare",
     "network": "source diagnostics syntax operation experiment values resolve declare blocks",
@@ -97,7 +96,7 @@ COMPILER = {
     "lower": "record source diagnostics shown ir operation experiment",
     "prepare": "diagnostics ir operation experiment",
     "bundles": "record ir lower",
-    "objective": "record diagnostics ir primitives operation parameters experiment lower",
+    "objective": "record diagnostics ir primitives operation experiment fields lower",
     "sparse": "record ir experiment lower primitives",
     "training": "record ir primitives autodiff passes passes.stable passes.unroll operation experiment lower bundles objective sparse",
     "watching": "record ir ops.channels passes passes.stable primitives experiment lower bundles objective training",
@@ -247,7 +246,6 @@ TOP = {
 # Libraries that only some modules import; numpy is free to the runtime.
 ONLY_IN = {
     "lark": {"nnc.compiler.parse", "nnc.compiler.build", "nnc.compiler.tokens"},
-    "pydantic": {"nnc.runtime.manifest", "nnc.runtime.recorded", "nnc.runtime.deployed"},
     "onnx": {"nnc.compiler.onnx_export", "nnc.runtime.onnx_file"},
     "onnxruntime": {"nnc.runtime.alone", "nnc.runtime.verification", "nnc.runtime.device", "nnc.runtime.engine", "nnc.runtime.onnx_steps"},
     "safetensors": {"nnc.runtime.files"},
@@ -341,7 +339,7 @@ def test_a_check_loads_no_library_for_arrays() -> None:
     code = "import sys; from nnc.cli import main; main(['check', sys.argv[1]]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code, str(ROOT / "specs" / "digits.nn")], capture_output=True, text=True, timeout=60, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
-    assert loaded & THIRD_PARTY == {"lark"}
+    assert loaded & THIRD_PARTY == {"lark", "pydantic"}
     assert not loaded & {"scipy", "asyncio", "multiprocessing"}
 
 

@@ -53,7 +53,7 @@ def test_every_row_has_what_a_reader_looks_for(page: ModuleType) -> None:
         flat = " ".join(row.split())
         assert operation.doc, name
         assert " ".join(operation.doc.split("\n\n")[0].split()) in flat, name
-        for argument, field in page.arguments_of(operation.params).items():
+        for argument, field in page.argument_fields(operation.params).items():
             assert field.description, f"{name}({argument})"
             assert f"- `{argument}`: {field.description}" in row, f"{name}({argument})"
         assert operation.differs.removeprefix("Differs: ") in flat, name

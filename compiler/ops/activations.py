@@ -11,10 +11,11 @@ from __future__ import annotations
 from math import inf, pi, sqrt
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Value, apply, constant
-from ..operation import Build, Kind, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Build, Kind, NoParams, Params, operation
 from .channels import along_channels, channels_of
 
 _XAVIER = "xavier_uniform"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..operation import Kind, operation
-from ..parameters import Field, Params
+from pydantic import Field
+
+from ..operation import Kind, Params, operation
 
 
 class ShiftParams(Params):

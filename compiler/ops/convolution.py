@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Value, apply, constant, dims
-from ..operation import Build, Fan, Incoming, Kind, operation
-from ..parameters import Field, NoParams, Params, arguments_of
+from ..operation import Build, Fan, Incoming, Kind, NoParams, Params, operation
 from ..primitives import total
 from .layers import ConstrainedParams, require_float
 
@@ -205,7 +206,7 @@ class DepthwiseParams(ConstrainedParams):
 def depthwise_conv2d(build: Build, x: Value, p: DepthwiseParams) -> Value:
     """conv2d with a group for each channel. Shape: [c, h, w] -> [c * multiplier, ...]; weight [c * multiplier, 1, kh, kw]. Source: Sifre 2014."""
     channels, _, _ = _image(x, "depthwise_conv2d")
-    given: dict[str, Any] = {name: getattr(p, name) for name in arguments_of(type(p)) if name != "multiplier"}
+    given: dict[str, Any] = {name: getattr(p, name) for name in type(p).model_fields if name != "multiplier"}
     y: Value = conv2d(build, x, Conv2dParams(channels=channels * p.multiplier, groups=channels, **given))
     return y
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, constant, dims
-from ..operation import Column, Kind, Reference, Refers, StepBuild, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Column, Kind, NoParams, Params, Reference, Refers, StepBuild, operation
 from ..primitives import total, vector
 from .shapes import ReshapeParams
 from .shapes import reshape as reshape_layer

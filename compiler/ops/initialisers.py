@@ -5,9 +5,10 @@ from __future__ import annotations
 from math import sqrt
 from typing import Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
-from ..operation import Draw, Fan, Kind, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Draw, Fan, Kind, NoParams, Params, operation
 
 
 @operation(Kind.INITIALISER)

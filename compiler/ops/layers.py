@@ -6,10 +6,11 @@ from collections.abc import Callable
 from math import sqrt
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, dims
-from ..operation import Bound, Build, Draw, Fan, Incoming, Kind, Of, Weighted, operation
-from ..parameters import Field, Params
+from ..operation import Bound, Build, Draw, Fan, Incoming, Kind, Of, Params, Weighted, operation
 from ..primitives import total
 from .channels import channels_of, other_axes
 

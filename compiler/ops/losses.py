@@ -14,10 +14,11 @@ from __future__ import annotations
 from math import log, prod, sqrt
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Shape, Value, apply, constant, dims
-from ..operation import Column, Kind, LossBuild, Reference, Refers, operation
-from ..parameters import Field, Params
+from ..operation import Column, Kind, LossBuild, Params, Reference, Refers, operation
 from ..primitives import root, total, vector
 
 

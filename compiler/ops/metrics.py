@@ -9,10 +9,11 @@ from collections.abc import Callable
 from math import exp, prod, sqrt
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, constant
-from ..operation import Column, Kind, Sums, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Column, Kind, NoParams, Params, Sums, operation
 from ..primitives import total
 from .losses import is_index, same_shape
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Value, apply
-from ..operation import Build, Kind, operation
-from ..parameters import Field, Params
+from ..operation import Build, Kind, Params, operation
 from ..primitives import total
 from .channels import along_channels, channel_axis, channels_of, other_axes
 from .layers import require_float

@@ -10,9 +10,10 @@ from __future__ import annotations
 from math import sqrt
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from ..ir import Value, apply, constant
-from ..operation import Kind, Rule, operation
-from ..parameters import Field, Params
+from ..operation import Kind, Params, Rule, operation
 
 
 class OptimiserParams(Params):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from ..ir import Value, apply, constant
-from ..operation import Incoming, Kind, operation
-from ..parameters import Field, Params
+from ..operation import Incoming, Kind, Params, operation
 from ..primitives import dot, root, total
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..operation import Kind, operation
-from ..parameters import Field, Params
+from pydantic import Field
+
+from ..operation import Kind, Params, operation
 
 
 class QuantisationParams(Params):

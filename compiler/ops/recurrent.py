@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Batch, Value, apply, dims
 from ..operation import Bound, Build, Fan, Incoming, Kind, Of, operation
-from ..parameters import Field
 from ..primitives import RECURRENCES, states
 from .layers import PenalisedParams, require_float
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
-from ..operation import Clock, Kind, Reference, Refers, Stage, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Clock, Kind, NoParams, Params, Reference, Refers, Stage, operation
 
 
 @operation(Kind.SCHEDULE, facts={"constant"})

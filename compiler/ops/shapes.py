@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
 from ..ir import Value, apply, dims
-from ..operation import Build, Kind, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Build, Kind, NoParams, Params, operation
 
 
 @operation(Kind.LAYER, facts={"shape"})

@@ -6,8 +6,9 @@ Hessian with a vector, which is the gradient differentiated again. `slots` gives
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from ..operation import Kind, operation
-from ..parameters import Field
 from .optimisers import DecayParams
 
 MOST_NEWTON = 4000  # parameters whose Hessian newton still writes down

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from ..diagnostics import Refusal
 from ..images import image_schema
-from ..operation import Bound, Kind, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Bound, Kind, NoParams, Params, operation
 from ..parquet import parquet_schema
 from ..schema import WHOLE_BYTES, ColumnSchema, Files, Schema, array_schema, csv_schema, idx_bytes, idx_header, npy_header, npz_members, read_text
 
@@ -123,11 +124,11 @@ def image_folder(p: FolderParams, files: Files) -> Schema:
 
 
 class TableParams(Params):
-    open = True
+    model_config = ConfigDict(extra="allow")
 
     @property
     def columns(self) -> dict[str, Any]:
-        return vars(self)
+        return self.model_extra or {}
 
 
 @operation(Kind.SOURCE, TableParams)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
-from ..operation import Bound, Kind, Of, Reference, Refers, operation
-from ..parameters import Field, Params
+from ..operation import Bound, Kind, Of, Params, Reference, Refers, operation
 from .data import Labels
 
 PARTS = ("train", "validation", "test")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from ..ir import Value, apply, constant
-from ..operation import Kind, Reference, Refers, operation
-from ..parameters import Field, Params
+from ..operation import Kind, Params, Reference, Refers, operation
 
 
 class NormParams(Params):

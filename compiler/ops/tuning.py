@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from pydantic import Field
+
 from ..diagnostics import Refusal
-from ..operation import Kind, Reference, Refers, operation
-from ..parameters import Field, NoParams, Params
+from ..operation import Kind, NoParams, Params, Reference, Refers, operation
 
 
 class RangeParams(Params):
