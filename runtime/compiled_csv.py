@@ -159,18 +159,29 @@ def _points(word: Word) -> Word:
 
 
 @compiled()
-def _digits(end: int, length: int, tens: int) -> tuple[Word, Word]:
-    """The integer whose last digit stands before `end`, and what is not 0 if there is something else than digits."""
-    value, wrong, done = u64(0), u64(0), 0
-    while done < length:
-        eight = _word(end - 8 - done) ^ _ZEROS
-        if length < done + 8:
-            spare = u64(8 * (8 - (length - done)))
-            eight = eight >> spare << spare
-        wrong |= _not_digits(eight)
-        value += _joined(eight) * uint64_at(tens)[done]
-        done += 8
-    return value, wrong
+def _from_end(end: int, length: int, tens: int) -> tuple[Word, int, Word]:
+    """The digits of a number of 9 to 24 characters without its point, how many of them stand behind that, and what is not 0 if it is no such number.
+
+    As in data/decimals.py the point counts as a digit 0 first. All lengths go one way, for a branch that is not foreseen takes as long as the rest.
+    """
+    last, middle, first = _word(end - 8) ^ _ZEROS, _word(end - 16) ^ _ZEROS, _word(end - 24) ^ _ZEROS
+    spare = u64(8 * max(16 - length, 0))
+    middle = middle >> spare << spare
+    half = u64(4 * min(24 - length, 8))  # 64 places at once are not defined
+    first = first >> half >> half << half << half
+    odd_last, odd_middle, odd_first = _not_digits(last) >> u64(7), _not_digits(middle) >> u64(7), _not_digits(first) >> u64(7)
+    point = odd_last | odd_middle << u64(1) | odd_first << u64(2)
+    beyond = _joined(first ^ odd_first * _POINT_BYTE)
+    whole = _joined(last ^ odd_last * _POINT_BYTE) + _joined(middle ^ odd_middle * _POINT_BYTE) * u64(10**8) + beyond * u64(10**16)
+    wrong = (point & (point - u64(1))) | u64(beyond >= u64(1000))  # 19 digits
+    if point == u64(0):
+        return whole, 0, wrong
+    place = _trailing(point)
+    behind = 7 - (place >> 3) + 8 * (place & 7)
+    wrong |= u64(uint8_at(end - 1 - behind)[0] ^ 46) | u64(behind > MOST_DIGITS - 1)
+    powers = uint64_at(tens)
+    behind = min(behind, MOST_DIGITS - 1)
+    return whole - whole // powers[behind + 1] * (powers[behind] * u64(9)), behind, wrong
 
 
 @compiled()
@@ -281,11 +292,9 @@ def _number(text: int, start: int, end: int, powers: int) -> tuple[Word, int]:
         return u64(0), 0
     tens = float64_at(powers + 8 * TENS)
     integers = powers + 8 * (TENS + _EXACT + 1)
-    word = _word(text + start) ^ _ZEROS
-    point = _points(word)
     if length <= 8:
         # The digits before a point move up by a byte, over it.
-        word <<= u64(8 * (8 - length))
+        word = (_word(text + start) ^ _ZEROS) << u64(8 * (8 - length))
         point = _points(word)
         if point != u64(0):
             word -= point * _POINT_BYTE
@@ -296,19 +305,10 @@ def _number(text: int, start: int, end: int, powers: int) -> tuple[Word, int]:
             if point != u64(0):
                 value /= tens[7 - (_trailing(point) >> 3)]
             return _bits(value) | sign, 1
-    else:
-        whole = _trailing(point) >> 3 if point != u64(0) else 8
-        if whole == 8:
-            point = _points(_word(text + start + 8) ^ _ZEROS)
-            whole = 8 + (_trailing(point) >> 3) if point != u64(0) else length
-        whole = min(whole, length)
-        fraction = max(length - whole - 1, 0)
-        if whole + fraction <= MOST_DIGITS:
-            m, wrong = _digits(text + start + whole, whole, integers)
-            below, more = _digits(text + end, fraction, integers)
-            if wrong | more == u64(0):
-                m = m * uint64_at(integers)[fraction] + below
-                return (_nearest(m, -fraction, powers) if m != u64(0) else u64(0)) | sign, 1
+    elif length <= 24:
+        m, behind, wrong = _from_end(text + end, length, integers)
+        if wrong == u64(0):
+            return (_nearest(m, -behind, powers) if m != u64(0) else u64(0)) | sign, 1
     found, sure = _any(text, start, end, powers)
     return found | sign, sure
 
