@@ -29,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 PADDING = 64  # bytes before and after the text that may be looked at
 MOST_DIGITS = 19  # a uint64 holds them
+_FEW = 256  # of which one is left to float() sooner than it pays to look at it again
 _LARGEST = 250  # of |q|: neither subnormal nor infinite
 
 
@@ -125,7 +126,8 @@ def parse(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
     values, sure = _of_words(text, ends, lengths, words)
     if not sure.all():
         rest = np.flatnonzero(~sure & (lengths > 0))
-        values[rest], sure[rest] = _left_over(text, ends[rest], lengths[rest])
+        if len(rest) > len(ends) // _FEW:
+            values[rest], sure[rest] = _left_over(text, ends[rest], lengths[rest])
     if negative.any():
         values.view(np.uint64)[...] |= negative.astype(np.uint64) << np.uint64(63)
     return values, sure
@@ -193,20 +195,29 @@ def _of_words(text: Array, ends: Array, lengths: Array, words: int) -> tuple[Arr
 
 def _scaled(mantissa: Array, exponents: Array | None, sure: Array) -> Array:
     """mantissa * 10^exponents; `sure` becomes false where it is uncertain."""
-    values = mantissa.astype(np.float64)
+    powers = np.zeros(1, np.int64) if exponents is None else exponents
+    low, high = int(powers.min(initial=0)), int(powers.max(initial=0))
+    if mantissa.max(initial=0) <= 2**53 and low >= -22 and high <= 22:
+        return _exact(mantissa, powers, low, high)
     plain = mantissa <= 2**53
-    if exponents is not None:
-        low, high = int(exponents.min(initial=0)), int(exponents.max(initial=0))
-        if low < 0:
-            values /= _EXACT.take(-exponents, mode="clip")
-        if high > 0:
-            values *= _EXACT.take(exponents, mode="clip")
-        if low < -22 or high > 22:
-            plain &= np.abs(exponents) <= 22
-    if not plain.all():
-        rest = np.flatnonzero(sure & ~plain)
-        powers = np.zeros(1, np.int64) if exponents is None else exponents if len(exponents) == 1 else exponents[rest]
-        values[rest], sure[rest] = _nearest(mantissa[rest], powers)
+    plain &= np.abs(powers) <= 22
+    if _wide() and 2 * np.count_nonzero(plain) < len(plain):
+        values, certain = _nearest(mantissa, powers)
+        sure &= certain
+        return values
+    values = _exact(mantissa, powers, low, high)
+    rest = np.flatnonzero(sure & ~plain)
+    values[rest], sure[rest] = _nearest(mantissa[rest], powers if len(powers) == 1 else powers[rest])
+    return values
+
+
+def _exact(mantissa: Array, exponents: Array, low: int, high: int) -> Array:
+    """What one operation gives that rounds, where both sides of it are exact; `low` and `high` bound the exponents."""
+    values = mantissa.astype(np.float64)
+    if low < 0:
+        values /= _EXACT.take(-exponents, mode="clip")
+    if high > 0:
+        values *= _EXACT.take(exponents, mode="clip")
     return values
 
 
