@@ -1,8 +1,9 @@
 """Work space of the kernels: for each primitive that wants some, the types of its arrays at batch size n.
 
-Convolutions and pools go through the batch in tiles whose work space stays in a core's caches, so that it does not grow with the batch. It does not
-depend on the machine. A kernel of NumPy's engine reads the size of its tile from the arrays that it is given; an array without elements
-stands where it needs none after all (no padding, say).
+Convolutions and pools divide the batch into lanes, which threads share, and go through each in tiles whose work space stays in a core's
+caches, so that it does not grow with the batch. It does not depend on the machine. In NumPy's engine the first axis of what each lane has for itself
+is the lane's number, and a kernel reads the size of its tile from the arrays that it is given; an array without elements stands where it needs none
+after all (no padding, say).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any
 
 from .ir import TensorType, Value, concrete
 
-# Elements of a tile's largest array, 4 MiB in float32: NumPy's steps are long enough then for the BLAS to share each product among its threads.
-TILE = 2**20
+# NumPy's engine. Lanes are few, so that its calls are long: threads of Python wait for each other between them.
+NUMPY_LANES = 4
+TILE = 2**18  # elements of a tile's largest array, 1 MiB in float32
 
 INTEGER_OF = {"float32": "int32", "float64": "int64", "int64": "int64"}  # of the same width, for selecting by masks
 
@@ -25,8 +27,14 @@ def image(value: Value, n: int) -> tuple[int, int, int, int]:
     return samples, height, width, channels
 
 
+def lanes_of(n: int) -> list[slice]:
+    """The samples of each lane of NumPy's engine."""
+    lanes = min(NUMPY_LANES, n)
+    return [slice(n * lane // lanes, n * (lane + 1) // lanes) for lane in range(lanes)]
+
+
 def tile_of(n: int, rows: int, row: int) -> tuple[int, int]:
-    """Samples and rows of a tile, where a row takes `row` elements: whole samples, or some rows of one."""
+    """Samples and rows of a tile of a lane of n samples, where a row takes `row` elements: whole samples, or some rows of one."""
     if rows * row <= TILE:
         tiles = -(-n // (TILE // max(1, rows * row)))
         return -(-n // tiles), rows
@@ -42,6 +50,12 @@ def padded(height: int, width: int, padding: Any) -> tuple[int, int]:
     return height + sum(padding[0]), width + sum(padding[1])
 
 
+def _lanes(n: int) -> tuple[int, int]:
+    """How many lanes a batch has, and the most samples of one."""
+    lanes = min(NUMPY_LANES, n)
+    return lanes, -(-n // lanes)
+
+
 def _convolution(value: Value, n: int, x: Value, y: Value, window: Any, spread: bool) -> tuple[TensorType, ...]:
     """A tile of the padded image, of its patches, of the output's rows, and the weights as a matrix.
 
@@ -51,19 +65,20 @@ def _convolution(value: Value, n: int, x: Value, y: Value, window: Any, spread: 
     _, height, width, channels = image(x, n)
     _, rows, columns, out = image(y, n)
     taps, groups = window[0] * window[1], a["groups"]
+    lanes, most = _lanes(n)
     if is_depthwise(x, groups):
-        samples, _ = tile_of(n, 1, rows * columns * channels)
+        samples, _ = tile_of(most, 1, rows * columns * channels)
         return (
-            TensorType(kind, (samples, *padded(height, width, a["padding"]), channels)),
-            TensorType(kind, (samples, rows, columns, channels)),
+            TensorType(kind, (lanes, samples, *padded(height, width, a["padding"]), channels)),
+            TensorType(kind, (lanes, samples, rows, columns, channels)),
         )
     depth = taps * channels // groups
-    samples, some = tile_of(n, rows, columns * depth)
+    samples, some = tile_of(most, rows, columns * depth)
     edges = (samples, *padded(height, width, a["padding"]), channels) if spread or any(map(any, a["padding"])) else (0,)
     return (
-        TensorType(kind, edges),
-        TensorType(kind, (samples, some, columns, depth)),
-        TensorType(kind, (samples, some, columns, out)),
+        TensorType(kind, (lanes, *edges)),
+        TensorType(kind, (lanes, samples, some, columns, depth)),
+        TensorType(kind, (lanes, samples, some, columns, out)),
         TensorType(kind, (groups, depth, out // groups)),
     )
 
@@ -87,9 +102,14 @@ def _conv2d(value: Value, n: int) -> tuple[TensorType, ...]:
 
 
 def _conv2d_weight_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
+    """Instead of the weights, each lane's sum of their gradient and what is added to it."""
     x, g = value.operands
-    space = _convolution(value, n, x, g, value.attributes["window"], spread=False)
-    return space if is_depthwise(x, value.attributes["groups"]) else (*space, space[-1])
+    *space, matrix = _convolution(value, n, x, g, value.attributes["window"], spread=False)
+    lanes, _ = _lanes(n)
+    if is_depthwise(x, value.attributes["groups"]):
+        return (*space, matrix, TensorType(value.dtype, (lanes, *concrete(value.shape, n))))
+    sums = TensorType(value.dtype, (lanes, *matrix.shape))
+    return (*space, sums, sums)
 
 
 def _conv2d_input_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
@@ -101,13 +121,14 @@ def _conv2d_input_gradient(value: Value, n: int) -> tuple[TensorType, ...]:
     _, height, width, channels = image(value, n)
     _, _, _, out = image(g, n)
     depth = window[0] * window[1] * out // groups
-    samples, rows = tile_of(n, height, width * depth)
+    lanes, most = _lanes(n)
+    samples, rows = tile_of(most, height, width * depth)
     reach = [(window[i] - 1) * value.attributes["dilation"][i] for i in range(2)]
     kind = value.dtype
     return (
-        TensorType(kind, (samples, height + reach[0], width + reach[1], out)),
-        TensorType(kind, (samples, rows, width, depth)),
-        TensorType(kind, (0,)),
+        TensorType(kind, (lanes, samples, height + reach[0], width + reach[1], out)),
+        TensorType(kind, (lanes, samples, rows, width, depth)),
+        TensorType(kind, (lanes, 0)),
         TensorType(kind, (groups, depth, channels // groups)),
     )
 
@@ -127,13 +148,14 @@ def _pool_tile(value: Value, n: int, of: Value, small: Value) -> tuple[tuple[int
     """A tile of the padded image, of the pooled one, and no more than a tile's number of samples."""
     _, height, width, channels = image(of, n)
     high, wide = padded(height, width, value.attributes["padding"])
-    samples, _ = tile_of(n, 1, high * wide * channels)
-    return (samples, high, wide, channels), (samples, *image(small, n)[1:]), (samples, 0)
+    lanes, most = _lanes(n)
+    samples, _ = tile_of(most, 1, high * wide * channels)
+    return (lanes, samples, high, wide, channels), (lanes, samples, *image(small, n)[1:]), (lanes, samples, 0)
 
 
 def _pool(value: Value, n: int) -> tuple[TensorType, ...]:
     whole, small, none = _pool_tile(value, n, value.operands[0], value)
-    return TensorType(value.dtype, whole if pads(value) else none), TensorType(value.dtype, (whole[0], small[1], *whole[2:]))
+    return TensorType(value.dtype, whole if pads(value) else none), TensorType(value.dtype, (*whole[:2], small[2], *whole[3:]))
 
 
 def _max_pool_choice(value: Value, n: int, spread: bool) -> tuple[TensorType, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ from nnc.compiler.layout import Order
 from nnc.compiler.plan import Plan, plan
 from nnc.compiler.workspace import has_tiles, workspace
 
+from .divided import Divided
 from .kernels import KERNELS, Array, Randomness, nothing, view
+from .lanes import divided
+from .threads import for_each, hold
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -89,6 +93,7 @@ class Program:
         if fast:
             from .fusion import copies, fused
         self.steps: list[Call] = []
+        self.holding: AbstractContextManager[None] = nullcontext()  # the BLAS to one thread, where ours share what is long
         for value in made.steps:
             scratch = [at(offset, kind) for offset, kind in zip(made.scratch.get(value, ()), workspace(value, n, made.orders if fast else None), strict=True)]
             kernel = KERNELS[value.op](value, n, randomness)
@@ -102,6 +107,10 @@ class Program:
             self.forward_steps = fused(made, made.steps[: made.forward], self.forward_steps, randomness)
             self.update_steps = fused(made, made.steps[made.forward :], self.update_steps, randomness) + copies(copied)
         else:
+            if any(isinstance(kernel, Divided) for kernel, _ in self.forward_steps):
+                self.forward_steps = divided(made.steps[: made.forward], self.forward_steps)
+                if any(call is for_each for call, _ in self.forward_steps):
+                    self.holding = hold()
             self.update_steps += [(np.copyto, pair) for pair in copied]
         self.outputs = {name: arrays[value] for name, value in made.graph.outputs.items()}
 
@@ -118,13 +127,15 @@ class Program:
 
     def forward(self, steps: list[Call] | None = None) -> None:
         """Everything that outputs need; no variable changes. `steps`: those of `reading`."""
-        for kernel, arrays in steps or self.forward_steps:
-            kernel(*arrays)
+        with self.holding:
+            for kernel, arrays in steps or self.forward_steps:
+                kernel(*arrays)
 
     def update(self) -> None:
         """The new values of the variables."""
-        for kernel, arrays in self.update_steps:
-            kernel(*arrays)
+        with self.holding:
+            for kernel, arrays in self.update_steps:
+                kernel(*arrays)
 
     def run(self) -> dict[str, Array]:
         with np.errstate(all="ignore"):

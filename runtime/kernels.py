@@ -16,12 +16,11 @@ import numpy as np
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.workspace import INTEGER_OF, is_zero
 
-from . import convolution, integers, pooling, recurrence, recurrent, table_rows
-from .convolution import last, over_places
+from . import convolution, divided, integers, pooling, recurrence, recurrent, table_rows
+from .convolution import Kernel, last, over_places
 from .special import erf, sigmoid
 
-Array = convolution.Array
-Kernel = convolution.Kernel
+Array = divided.Array
 
 
 class Randomness:
@@ -94,10 +93,9 @@ def _where(value: Value, n: int, randomness: Randomness) -> Kernel:
 
         return copy
     integer = INTEGER_OF[value.dtype]
-    shape = concrete(value.shape, n)
 
-    def bits(array: Array) -> Array:
-        return np.broadcast_to(array, shape).view(integer)
+    def bits(array: Array, out: Array) -> Array:
+        return np.broadcast_to(array, out.shape).view(integer)
 
     def mask_of(condition: Array, mask: Array) -> None:
         np.negative(condition.view(np.int8), mask, casting="unsafe")
@@ -107,7 +105,7 @@ def _where(value: Value, n: int, randomness: Randomness) -> Kernel:
         def keep(condition: Array, a: Array, b: Array, out: Array, mask: Array) -> None:
             mask = alike(mask, out)
             mask_of(condition, mask)
-            np.bitwise_and(bits(a), mask, out.view(integer))
+            np.bitwise_and(bits(a, out), mask, out.view(integer))
 
         return keep
 
@@ -115,9 +113,9 @@ def _where(value: Value, n: int, randomness: Randomness) -> Kernel:
         """b ^ ((a ^ b) & mask)."""
         mask, other = alike(mask, out), alike(other, out)
         mask_of(condition, mask)
-        np.bitwise_xor(bits(a), bits(b), other)
+        np.bitwise_xor(bits(a, out), bits(b, out), other)
         np.bitwise_and(other, mask, other)
-        np.bitwise_xor(bits(b), other, out.view(integer))
+        np.bitwise_xor(bits(b, out), other, out.view(integer))
 
     return select
 

@@ -1,4 +1,4 @@
-"""NumPy kernels of pooling, over images stored with their channels last, in tiles of samples.
+"""NumPy kernels of pooling, over images stored with their channels last, in tiles of each lane's samples.
 
 A window is gone through place by place: the elements that stand there in all windows are one strided view of the image.
 """
@@ -13,7 +13,8 @@ import numpy as np
 from nnc.compiler.ir import Value, concrete
 from nnc.compiler.workspace import INTEGER_OF, divides, pads
 
-from .convolution import Array, Kernel, in_frame, interior, last, parts
+from .convolution import Kernel, in_frame, interior, last, parts
+from .divided import Array, Calls, Divided, Phase, by_samples
 
 
 class Windows:
@@ -31,132 +32,153 @@ class Windows:
         self.places = [(slice(None), i, j) for i in self.down for j in self.right]
         self.partition = divides(value, large, small)
 
-    def framed(self, x: Array, frame: Array, fill: float) -> Array:
-        return in_frame(x, frame, self.padding, fill) if self.pads else x
+    def framed(self, x: Array, frame: Array, fill: float) -> tuple[Calls, Array]:
+        return in_frame(x, frame, self.padding, fill) if self.pads else ([], x)
 
 
-def _pool(value: Value, n: int, fill: float, merge: Callable[[Array, Array, Array], Any]) -> Kernel:
-    """Merge the rows of each window, long runs of memory, and then what is left of its columns."""
-    windows = Windows(value, n, value.operands[0], value)
+Merge = Callable[[Array, Array, Array], Any]
 
-    def pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
-        x, y = last(x), last(out)
+
+class _Pool(Divided):
+    """Merge the rows of each window, long runs of memory, and then what is left of its columns. An average is a sum times `factor`."""
+
+    def __init__(self, value: Value, n: int, fill: float, merge: Merge, factor: Array | None = None):
+        self.windows, self.fill, self.merge, self.factor = Windows(value, n, value.operands[0], value), fill, merge, factor
+
+    def phases(self, x: Array, out: Array, frame: Array, rows: Array) -> list[Phase]:
+        image, small = last(x), last(out)
+        return [by_samples(len(x), lambda lane, some: self._lane(image[some], small[some], frame[lane], rows[lane]))]
+
+    def _lane(self, x: Array, y: Array, frame: Array, rows: Array) -> Calls:
+        calls: Calls = []
         for some in parts(len(x), len(frame)):
-            image = windows.framed(x[some], frame, fill)
+            moved, image = self.windows.framed(x[some], frame, self.fill)
             merged = rows[: len(image)]
-            _merge_all([image[:, i] for i in windows.down], merge, merged)
-            _merge_all([merged[:, :, j] for j in windows.right], merge, y[some])
+            calls += [
+                *moved,
+                *self._merged([image[:, i] for i in self.windows.down], merged),
+                *self._merged([merged[:, :, j] for j in self.windows.right], y[some]),
+            ]
+            if self.factor is not None:
+                calls.append((np.multiply, (y[some], self.factor, y[some])))
+        return calls
 
-    return pool
+    def _merged(self, parts: list[Array], out: Array) -> Calls:
+        if len(parts) == 1:
+            return [(np.copyto, (out, parts[0]))]
+        return [(self.merge, (parts[0], parts[1], out)), *((self.merge, (out, part, out)) for part in parts[2:])]
 
 
-def _merge_all(parts: list[Array], merge: Callable[[Array, Array, Array], Any], out: Array) -> None:
-    if len(parts) == 1:
-        np.copyto(out, parts[0])
-        return
-    merge(parts[0], parts[1], out)
-    for part in parts[2:]:
-        merge(out, part, out)
+def _maximum(a: Array, b: Array, out: Array) -> None:
+    np.maximum(a, b, out=out)  # NumPy deprecates a third positional argument
 
 
 def max_pool(value: Value, n: int, randomness: object) -> Kernel:
-    return _pool(value, n, -np.inf, lambda a, b, out: np.maximum(a, b, out=out))
+    return _Pool(value, n, -np.inf, _maximum)
 
 
 def avg_pool(value: Value, n: int, randomness: object) -> Kernel:
     """The sum of each window over the number of its elements that are no padding."""
-    summed = _pool(value, n, 0.0, np.add)
-    inverse = _inverse_counts(value, n, value.operands[0], value)
-
-    def avg_pool(x: Array, out: Array, frame: Array, rows: Array) -> None:
-        summed(x, out, frame, rows)
-        y = last(out)
-        np.multiply(y, inverse, y)
-
-    return avg_pool
+    return _Pool(value, n, 0.0, np.add, _inverse_counts(value, n, value.operands[0], value))
 
 
-class _Winners:
-    """Where the first maximum of each window stands, as masks of ones and zeros for integers of the elements' width."""
+class _Choice(Divided):
+    """Go through a maximum pool's windows by where the first maximum of each stands: by masks of ones and zeros for integers of the elements' width."""
 
-    def __init__(self, windows: Windows, dtype: str):
-        self.windows, self.integer = windows, np.dtype(INTEGER_OF[dtype])
+    def __init__(self, value: Value, n: int, large: Value):
+        self.windows = Windows(value, n, large, value.operands[1])
+        self.integer = np.dtype(INTEGER_OF[value.dtype])
 
-    def each(self, image: Array, top: Array, free: Array, hit: Array, mask: Array) -> Iterator[tuple[tuple[slice, ...], Array]]:
-        free, hit, mask = free[: len(top)], hit[: len(top)], mask[: len(top)]
-        free.fill(True)
+    def phases(self, x: Array, top: Array, g: Array, out: Array, *space: Array) -> list[Phase]:
+        """The work space: a tile of the framed image, another one, and three arrays for masks."""
+        images = [last(each) for each in (x, top, g, out)]
+        return [by_samples(len(x), lambda lane, some: self._lane(*(each[some] for each in images), *(each[lane] for each in space)))]
+
+    def _lane(self, x: Array, top: Array, g: Array, y: Array, frame: Array, second: Array, *masks: Array) -> Calls:
+        calls: Calls = []
+        for some in parts(len(x), len(frame)):
+            moved, image = self.windows.framed(x[some], frame, -np.inf)
+            free, hit, mask = (each[: len(image)] for each in masks)
+            calls += [*moved, *self._tile(image, top[some], g[some], y[some], second[: len(image)], free, hit, mask)]
+        return calls
+
+    def _tile(self, image: Array, top: Array, g: Array, y: Array, second: Array, free: Array, hit: Array, mask: Array) -> Calls:
+        raise NotImplementedError
+
+    def _chosen(self, image: Array, top: Array, free: Array, hit: Array, mask: Array) -> Iterator[tuple[tuple[slice, ...], Calls]]:
+        """Each place of the windows, and what fills `mask` for it."""
+        calls: Calls = [(np.ndarray.fill, (free, True))]
         for place in self.windows.places:
-            np.equal(image[place], top, hit)
-            np.logical_and(hit, free, hit)
-            np.greater(free, hit, free)
-            np.negative(hit.view(np.int8), mask, casting="unsafe")
-            yield place, mask
+            calls += [(np.equal, (image[place], top, hit)), (np.logical_and, (hit, free, hit)), (np.greater, (free, hit, free)), (_widened, (hit, mask))]
+            yield place, calls
+            calls = []
+
+
+def _widened(hit: Array, mask: Array) -> None:
+    np.negative(hit.view(np.int8), mask, casting="unsafe")
+
+
+class _MaxPoolGradient(_Choice):
+    def _tile(self, image: Array, top: Array, g: Array, y: Array, second: Array, free: Array, hit: Array, mask: Array) -> Calls:
+        cotangent = g.view(self.integer)
+        calls: Calls = []
+        if self.windows.partition:
+            target = y.view(self.integer)
+            for place, chosen in self._chosen(image, top, free, hit, mask):
+                calls += [*chosen, (np.bitwise_and, (cotangent, mask, target[place]))]
+            return calls
+        calls.append((np.ndarray.fill, (second, 0.0)))
+        for place, chosen in self._chosen(image, top, free, hit, mask):
+            part = second[place]
+            calls += [*chosen, (np.bitwise_and, (cotangent, mask, mask)), (np.add, (part, mask.view(second.dtype), part))]
+        down, right = self.windows.inside
+        return [*calls, (np.copyto, (y, second[:, down, right]))]
+
+
+class _MaxPoolGather(_Choice):
+    def _tile(self, image: Array, top: Array, g: Array, y: Array, second: Array, free: Array, hit: Array, mask: Array) -> Calls:
+        calls, other = self.windows.framed(g, second, 0.0)
+        other, target = other.view(self.integer), y.view(self.integer)
+        calls.append((np.ndarray.fill, (target, 0)))
+        for place, chosen in self._chosen(image, top, free, hit, mask):
+            calls += [*chosen, (np.bitwise_and, (other[place], mask, mask)), (np.bitwise_or, (target, mask, target))]
+        return calls
 
 
 def max_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    windows = Windows(value, n, value, value.operands[1])
-    winners = _Winners(windows, value.dtype)
-
-    def gradient(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
-        x, top, g, image = last(x), last(top), last(g), last(out)
-        for some in parts(len(x), len(frame)):
-            walk = winners.each(windows.framed(x[some], frame, -np.inf), top[some], free, hit, mask)
-            cotangent = g[some].view(winners.integer)
-            if windows.partition:
-                target = image[some].view(winners.integer)
-                for place, chosen in walk:
-                    np.bitwise_and(cotangent, chosen, target[place])
-                continue
-            whole = spread[: some.stop - some.start]
-            whole.fill(0.0)
-            for place, chosen in walk:
-                np.bitwise_and(cotangent, chosen, chosen)
-                part = whole[place]
-                np.add(part, chosen.view(whole.dtype), part)
-            np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
-
-    return gradient
+    return _MaxPoolGradient(value, n, value)
 
 
 def max_pool_gather(value: Value, n: int, randomness: object) -> Kernel:
     """What stands in a second image where the first has its maxima."""
-    windows = Windows(value, n, value.operands[0], value)
-    winners = _Winners(windows, value.dtype)
+    return _MaxPoolGather(value, n, value.operands[0])
 
-    def gather(x: Array, top: Array, g: Array, out: Array, frame: Array, spread: Array, free: Array, hit: Array, mask: Array) -> None:
-        x, top, g, y = last(x), last(top), last(g), last(out)
-        for some in parts(len(x), len(frame)):
-            second = windows.framed(g[some], spread, 0.0).view(winners.integer)
-            target = y[some].view(winners.integer)
-            target[...] = 0
-            for place, chosen in winners.each(windows.framed(x[some], frame, -np.inf), top[some], free, hit, mask):
-                np.bitwise_and(second[place], chosen, chosen)
-                np.bitwise_or(target, chosen, target)
 
-    return gather
+class _AvgPoolGradient(Divided):
+    def __init__(self, value: Value, n: int):
+        self.windows, self.factor = Windows(value, n, value, value.operands[0]), _inverse_counts(value, n, value, value.operands[0])
+
+    def phases(self, g: Array, out: Array, frame: Array, scaled: Array) -> list[Phase]:
+        cotangent, image = last(g), last(out)
+        return [by_samples(len(g), lambda lane, some: self._lane(cotangent[some], image[some], frame[lane], scaled[lane]))]
+
+    def _lane(self, g: Array, image: Array, frame: Array, scaled: Array) -> Calls:
+        calls: Calls = []
+        for some in parts(len(g), len(frame)):
+            share = scaled[: some.stop - some.start]
+            calls.append((np.multiply, (g[some], self.factor, share)))
+            if self.windows.partition:
+                calls += [(np.copyto, (image[some][place], share)) for place in self.windows.places]
+                continue
+            whole = frame[: some.stop - some.start]
+            calls.append((np.ndarray.fill, (whole, 0.0)))
+            calls += [(np.add, (whole[place], share, whole[place])) for place in self.windows.places]
+            calls.append((np.copyto, (image[some], whole[:, self.windows.inside[0], self.windows.inside[1]])))
+        return calls
 
 
 def avg_pool_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    windows = Windows(value, n, value, value.operands[0])
-    inverse = _inverse_counts(value, n, value, value.operands[0])
-
-    def gradient(g: Array, out: Array, frame: Array, scaled: Array) -> None:
-        g, image = last(g), last(out)
-        for some in parts(len(g), len(frame)):
-            share = scaled[: some.stop - some.start]
-            np.multiply(g[some], inverse, share)
-            if windows.partition:
-                for place in windows.places:
-                    np.copyto(image[some][place], share)
-                continue
-            whole = frame[: some.stop - some.start]
-            whole.fill(0.0)
-            for place in windows.places:
-                part = whole[place]
-                np.add(part, share, part)
-            np.copyto(image[some], whole[:, windows.inside[0], windows.inside[1]])
-
-    return gradient
+    return _AvgPoolGradient(value, n)
 
 
 def _inverse_counts(value: Value, n: int, large: Value, small: Value) -> Array:

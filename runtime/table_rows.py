@@ -9,7 +9,8 @@ from nnc.compiler.ir import Value, concrete
 from nnc.compiler.source import Source
 from nnc.compiler.workspace import workspace
 
-from .convolution import Array, Kernel
+from .convolution import Kernel
+from .divided import Array
 
 
 def gather(value: Value, n: int, randomness: object) -> Kernel:

@@ -1,25 +1,25 @@
 """The threads of this process: those of the BLAS, and one pool for work in lanes.
 
-NumPy's loops run on one thread. Work of some length that is divided into lanes, such as the parts of a file, runs in the pool, on as many threads as the
-BLAS would use; while it does, the BLAS is held to one thread, for two pools that wait for each other are slower than either. What a
-lane computes does not depend on which thread runs it, nor on how many there are. The steps of NumPy's engine are no such work: they take
-microseconds each, and threads of Python would wait for each other's lock; there the BLAS divides the products.
+NumPy's loops run on one thread. Work that is divided into lanes, such as the parts of a file or of a batch of images, runs in the pool, on as many
+threads as the BLAS would use; while it does, the BLAS is held to one thread, for two pools that wait for each other are slower than either. What a
+lane computes does not depend on which thread runs it, nor on how many there are.
+
+Threads of Python run at once only inside of NumPy's calls: calls of microseconds wait for each other's lock, those of some ten microseconds hardly do.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from queue import SimpleQueue
+from typing import Any, ClassVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-T = TypeVar("T")
 Body = Callable[[int], None]
 
 
@@ -45,27 +45,60 @@ class Pool:
         return int(self._blas[0].num_threads) if self._blas else 1
 
     @cached_property
-    def _threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.workers - 1, "nnc-lanes")
+    def _threads(self) -> list[SimpleQueue[_Task]]:
+        """What each thread waits for; they end with the process."""
+        queues: list[SimpleQueue[_Task]] = [SimpleQueue() for _ in range(self.workers - 1)]
+        for tasks in queues:
+            threading.Thread(target=_serve, args=(tasks,), name="nnc-lanes", daemon=True).start()
+        return queues
 
     def for_each(self, count: int, body: Body) -> None:
-        workers = min(self.workers, count)
-        if workers < 2 or not self._lock.acquire(blocking=False):  # busy for another thread of the user's
-            _run(range(count), body)
+        """Who is done with a number takes the next."""
+        helpers = min(self.workers, count) - 1
+        if helpers < 1 or not self._lock.acquire(blocking=False):  # busy for another thread of the user's
+            _run(iter(range(count)), body)
             return
         try:
             with hold():
-                own, *others = shares(range(count), workers)
-                running = [self._threads.submit(_run, share, body) for share in others]
+                numbers = iter(range(count))
+                helping = [_Task(numbers, body) for _ in range(helpers)]
+                for task, thread in zip(helping, self._threads, strict=False):
+                    thread.put(task)
                 try:
-                    _run(own, body)
+                    _run(numbers, body)
                 finally:
-                    for future in running:  # nothing may still write when this returns
-                        future.exception()
-                for future in running:
-                    future.result()
+                    for task in helping:  # nothing may still write when this returns
+                        task.wait()
+            for task in helping:
+                if task.error is not None:
+                    raise task.error
         finally:
             self._lock.release()
+
+
+class _Task(AbstractContextManager[None]):
+    """Numbers that some threads take from each other, and what to do with them; what goes wrong inside is kept for the thread that waits."""
+
+    def __init__(self, numbers: Iterator[int], body: Body):
+        self.numbers, self.body = numbers, body
+        self.error: BaseException | None = None
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        self.error = error
+        self._done.release()
+        return True
+
+    def wait(self) -> None:
+        self._done.acquire()
+
+
+def _serve(tasks: SimpleQueue[_Task]) -> None:
+    while True:
+        task = tasks.get()
+        with task:
+            _run(task.numbers, task.body)
 
 
 class hold(AbstractContextManager[None]):
@@ -96,10 +129,10 @@ def held() -> bool:
     return hold.depth > 0
 
 
-def _run(lanes: Sequence[int], body: Body) -> None:
+def _run(numbers: Iterator[int], body: Body) -> None:
     with np.errstate(all="ignore"):
-        for lane in lanes:
-            body(lane)
+        for number in numbers:
+            body(number)
 
 
 _pool = Pool()
@@ -130,11 +163,6 @@ def for_each(count: int, body: Body) -> None:
 def workers() -> int:
     """Threads that lanes are run on."""
     return _pool.workers
-
-
-def shares(items: Sequence[T], count: int) -> list[Sequence[T]]:
-    """The items in `count` runs of nearly equal length."""
-    return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
 
 
 def _after_fork() -> None:
