@@ -29,6 +29,13 @@ class Bound:
     work: float
 
 
+def sums_of(count: int, columns: int) -> Array:
+    """Zeros [count, columns] in float32 that begin where a line of the cache does: a vector across two lines is stored and read again slowly."""
+    memory = np.zeros(count * columns + 16, np.float32)
+    start = -memory.ctypes.data % 64 // 4
+    return memory[start : start + count * columns].reshape(count, columns)
+
+
 def moved(*arrays: Array) -> float:
     """Nanoseconds for going through arrays that are in a cache."""
     return sum(a.size for a in arrays) * 0.1

@@ -20,7 +20,7 @@ from nnc.compiler.ir import Value
 from nnc.compiler.plan import Plan
 
 from . import loops
-from .bound import Argument, Bound
+from .bound import Argument, Bound, sums_of
 from .kernels import Randomness, nothing
 from .machine_code import Codes
 from .native import RUN, copied, native, taken
@@ -331,7 +331,9 @@ def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> list[Bound]
     final = {span: (target, name) for target, name, span in outputs}  # of two values at one place the last one stays
     lines += [f"{target}[AT] = {name}" for target, name in final.values()]
     size = group.steps[0].out.size
-    loop = loops.loop(parameters.kinds, [*parameters.reads, *lines], two=bool(inner), sums=[f"v{number}" for number, _, _ in group.sums])
+    text = [*parameters.reads, *lines]
+    sums = [f"v{number}" for number, _, _ in group.sums]
+    loop = loops.summing_loop(parameters.kinds, text, sums) if sums else loops.loop(parameters.kinds, text, two=bool(inner))
     shape = (size // inner, inner) if inner else (size, 1)
     slow = sum(step.value.op in SLOW for step in group.steps)
     work = size * (0.05 * len(parameters.operands) + 0.02 * len(lines) + 0.4 * slow)
@@ -339,7 +341,7 @@ def _bound(group: Group, readers: dict[Value, set[Value | None]]) -> list[Bound]
     if not group.sums:
         return [Bound(loop, arguments, work)]
     runs = -(-shape[0] // (RUN * workers())) * workers()
-    apart = [np.zeros((runs, inner), np.float32) for _ in group.sums]
+    apart = [sums_of(runs + loops.SUMS * workers(), inner) for _ in group.sums]
     added = [Bound(dense.add_sums, (some, runs, inner, out), 0.0) for some, (_, _, out) in zip(apart, group.sums, strict=True)]
     return [Bound(loop, (*arguments, runs, *apart), work), *added]
 

@@ -63,50 +63,82 @@ def term(value: Value, operands: Sequence[str]) -> str:
     return TERMS[value.op].format(*operands, t=kind).replace("ONE", one)
 
 
-def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool, sums: Sequence[str] = ()) -> Code:
+def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Code:
     """The kernel (addresses.py) of a loop over [outer, inner] whose arrays a0, a1 ... are of the kinds given, and whose body is the lines.
 
-    Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis. With `sums`, variables that are added up
-    over the outer axis, these follow: in how many runs that axis is cut, and for each variable an array [runs, inner]; a part is some of the runs.
+    Its arguments are the lengths of the axes and the arrays' addresses; a part is some of the outer axis.
     """
-    numbers = [line for line in lines if line.endswith("[0]")]
-    columns = [line for line in lines if line.endswith("[i]")]
-    inside = [line.replace("[AT]", "[i, j]" if two else "[i]") for line in lines if line not in numbers and line not in columns]
-    arrays = []
-    for number, (kind, dtype) in enumerate(kinds):
-        start = f"a[{number + 2}] + first * {_BYTES[dtype]}" + (" * inner" if two else "") if kind == "full" else f"a[{number + 2}]"
-        start += f" + first * {_BYTES[dtype]}" if kind == "column" else ""
-        shape = {"full": "(outer, inner)" if two else "(outer,)", "row": "(inner,)", "column": "(outer,)", "number": "(1,)"}[kind]
-        arrays.append(f"a{number} = nb.carray({'boolean' if dtype == 'bool' else dtype}_at({start}), {shape})")
-    at = len(kinds) + 2
-    totals = [f"s{number} = nb.carray(float32_at(a[{at + 1 + number}] + run * inner * 4), (inner,))" for number in range(len(sums))]
-    clear = [f"s{number}[...] = 0" for number in range(len(sums))]
-    inside += [f"s{number}[j] += {name}" for number, name in enumerate(sums)]
-    body = ["outer, inner = last - first, a[1]", *arrays, *totals, *clear, *numbers, "for i in range(outer):"]
+    numbers, columns, inside = _sorted(lines)
+    inside = [line.replace("[AT]", "[i, j]" if two else "[i]") for line in inside]
+    arrays = [f"a{number} = nb.carray({_start(number, *kind, two)}, {_shape(kind[0], two)})" for number, kind in enumerate(kinds)]
+    body = ["first, last = a[0] * part // parts, a[0] * (part + 1) // parts", "outer, inner = last - first, a[1]", *arrays, *numbers]
+    body += ["for i in range(outer):"]
     if two:
         body += [f"    {line}" for line in columns]
         body += ["    for j in range(inner):", *(f"        {line}" for line in inside)]
     else:
         body += [f"    {line}" for line in inside]
-    if sums:
-        cut = f"for run in range(a[{at}] * part // parts, a[{at}] * (part + 1) // parts):"
-        body = [f"first, last = a[0] * run // a[{at}], a[0] * (run + 1) // a[{at}]", *body]
-        body = [cut, *(f"    {line}" for line in body)]
-    else:
-        body = ["first, last = a[0] * part // parts, a[0] * (part + 1) // parts", *body]
-    return _compiled(_HEAD + "\n".join(f"    {line}" for line in body) + "\n")
+    return _compiled(_HEAD + _KERNEL + _indented(body))
+
+
+SUMS = 4  # rows that are added to in turn: an addition to memory waits for the one just before
+
+
+def summing_loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], sums: Sequence[str]) -> Code:
+    """A loop that also adds up variables over the outer axis.
+
+    After the arrays follow: in how many runs that axis is cut, and for each variable an array [runs + SUMS parts, inner], of which the first rows are
+    the sums of the runs; a part is some of them. Memory that is float32 or bool is either apart or one array (fusion.py), which LLVM is told.
+    """
+    numbers, columns, inside = _sorted(lines)
+    inside = [line.replace("[AT]", "[i, j]") for line in inside]
+    at = len(kinds) + 2
+    held, given = [f"p{number}" for number in range(len(kinds))], [_start(number, *kind, True) for number, kind in enumerate(kinds)]
+    for number in range(len(sums)):
+        held += [f"s{number}", f"t{number}"]
+        given += [f"float32_at(a[{at + 1 + number}] + 4 * inner * {row})" for row in ("run", f"(a[{at}] + {SUMS} * part)")]
+    walk = ["apart()"] if {dtype for _, dtype in kinds} <= {"float32", "bool"} else []
+    walk += [f"a{number} = nb.carray(p{number}, {_shape(kind, True)})" for number, (kind, _) in enumerate(kinds)]
+    walk += [f"for j in range({SUMS} * inner):", *(f"    t{number}[j] = 0" for number in range(len(sums)))]
+    walk += [*numbers, "for i in range(outer):", *(f"    {line}" for line in columns), f"    turn = (i & {SUMS - 1}) * inner", "    for j in range(inner):"]
+    walk += [*(f"        {line}" for line in inside), *(f"        t{number}[turn + j] += {name}" for number, name in enumerate(sums))]
+    walk += ["for j in range(inner):"]
+    walk += [f"    s{n}[j] = (t{n}[j] + t{n}[inner + j]) + (t{n}[2 * inner + j] + t{n}[3 * inner + j])" for n in range(len(sums))]
+    body = [f"runs, inner = a[{at}], a[1]", "for run in range(runs * part // parts, runs * (part + 1) // parts):"]
+    body += ["    first, last = a[0] * run // runs, a[0] * (run + 1) // runs", f"    walk(last - first, inner, {', '.join(given)})"]
+    return _compiled(f"{_HEAD}@compiled()\ndef walk(outer, inner, {', '.join(held)}):\n{_indented(walk)}\n\n{_KERNEL}{_indented(body)}")
+
+
+def _sorted(lines: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Lines that read a number, those that read a column, and the others."""
+    numbers = [line for line in lines if line.endswith("[0]")]
+    columns = [line for line in lines if line.endswith("[i]")]
+    return numbers, columns, [line for line in lines if line not in numbers and line not in columns]
+
+
+def _shape(kind: str, two: bool) -> str:
+    return {"full": "(outer, inner)" if two else "(outer,)", "row": "(inner,)", "column": "(outer,)", "number": "(1,)"}[kind]
+
+
+def _start(number: int, kind: str, dtype: str, two: bool) -> str:
+    """Where the part's share of an array begins."""
+    moved = {"full": f" + first * {_BYTES[dtype]}" + (" * inner" if two else ""), "column": f" + first * {_BYTES[dtype]}"}.get(kind, "")
+    return f"{'boolean' if dtype == 'bool' else dtype}_at(a[{number + 2}]{moved})"
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "".join(f"    {line}\n" for line in lines)
 
 
 _HEAD = f"""import numba as nb
 import numpy as np
 
-from {__package__}.addresses import boolean_at, float32_at, float64_at, int64_at, kernel
+from {__package__}.addresses import apart, boolean_at, compiled, float32_at, float64_at, int64_at, kernel
 from {__package__}.vector_math import exp_float32, exp_float64, f32, tanh_float32, tanh_float64
 
 
-@kernel
-def loop(a, part, parts):
 """
+_KERNEL = "@kernel\ndef loop(a, part, parts):\n"
 _BYTES = {"float32": 4, "float64": 8, "bool": 1, "int64": 8}
 
 
