@@ -351,6 +351,17 @@ def test_a_step_that_three_threads_share_is_the_same_step(name: str, n: int, thr
             np.testing.assert_allclose(reached[key], array, rtol=1e-3, atol=3e-3, err_msg=key)
 
 
+@pytest.mark.parametrize("n", [2, 3, 5, 2050])
+def test_sums_of_what_a_loop_computes_are_numpys(n: int, three: Team) -> None:
+    x = apply("input", name="x", type=TensorType("float32", (Batch(), 19)))
+    value = apply("reduce_sum", x * 0.5 + 1.0, axes=(0,), keepdims=False)
+    given = np.random.default_rng(n).normal(size=(n, 19)).astype(np.float32)
+    executor = Executor(Graph({"v": value}), {}, Randomness(0), Arena(), fast=True)
+    np.testing.assert_allclose(executor.run({"x": given})["v"], (given.astype(np.float64) * 0.5 + 1).sum(axis=0), rtol=1e-5, atol=1e-5)
+    (steps, _), = executor.at(n).forward_steps
+    assert [name.split()[0] for name, _ in steps.apart()] == ["loop", "add_sums"]
+
+
 def test_threads_that_went_to_sleep_wake_for_the_next_program(three: Team) -> None:
     x = np.random.default_rng(0).normal(size=1001).astype(np.float32)
     executor = Executor(Graph({"v": apply("tanh", vector("x") * 2.0) + 1.0}), {}, Randomness(0), Arena(), fast=True)
