@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -10,22 +10,26 @@ import numpy as np
 from nnc.compiler.workspace import lanes_of
 
 Array = np.ndarray[Any, Any]
-Calls = list[tuple[Callable[..., Any], tuple[Any, ...]]]
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+Calls = list[Call]
 Phase = list[Calls]  # a list of calls for each lane; lanes of a phase read and write nothing that another one of them writes
 
 
 class Divided:
     """A kernel that runs phase by phase, the lanes of each in any order and at the same time."""
 
+    _given: tuple[Array, ...] = ()
+    _calls: Iterable[Call] = ()
+
     def phases(self, *arrays: Any, **_: Any) -> list[Phase]:  # so declared, any list of arrays may be named
         raise NotImplementedError
 
     def __call__(self, *arrays: Array) -> None:
-        """All of it, on this thread."""
-        for phase in self.phases(*arrays):
-            for lane in phase:
-                for function, given in lane:
-                    function(*given)
+        """All of it, on this thread. The calls are kept, for a program gives the same arrays each time."""
+        if len(self._given) != len(arrays) or any(a is not b for a, b in zip(self._given, arrays, strict=True)):
+            self._given, self._calls = arrays, [call for phase in self.phases(*arrays) for lane in phase for call in lane]
+        for function, given in self._calls:
+            function(*given)
 
 
 def by_samples(count: int, lane: Callable[[int, slice], Calls]) -> Phase:

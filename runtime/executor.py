@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,12 +13,10 @@ from nnc.compiler.layout import Order
 from nnc.compiler.plan import Plan, plan
 from nnc.compiler.workspace import has_tiles, workspace
 
-from .divided import Divided
+from .divided import Call, Divided
 from .kernels import KERNELS, Array, Randomness, nothing, view
 from .lanes import divided
 from .threads import for_each, hold
-
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class NonFinite(Exception):

@@ -15,10 +15,9 @@ from numpy.lib.array_utils import byte_bounds
 from nnc.compiler.ir import Value
 from nnc.compiler.workspace import lanes_of
 
-from .divided import Array, Divided, Phase
+from .divided import Array, Call, Divided, Phase
 from .threads import for_each
 
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
 Span = tuple[int, int]  # addresses
 
 WORTH_DIVIDING = 2**16  # elements of the largest array

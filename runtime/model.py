@@ -19,8 +19,9 @@ from nnc.compiler.serve import serving_graph
 from nnc.compiler.source import Source
 
 from . import solvers
+from .divided import Call
 from .engine import choose
-from .executor import Arena, Call, Executor, Program
+from .executor import Arena, Executor, Program
 from .files import read_arrays, refuse, write_arrays
 from .initial import fill
 from .kernels import Randomness

@@ -2,7 +2,7 @@
 
 At the usual sizes a call of NumPy takes a third of a microsecond however little it does, and three times as long where the rows of what it reads lie apart.
 So the gates lie one behind the other here, [gates, n, units] in a step, where each is one piece of memory and neighbours are one too; a step is
-as few calls as there can be, which are made ready when the kernel first sees its arrays; and what the backward walk multiplies the cotangent of a step with,
+as few calls as there can be, which are made ready when the step is bound; and what the backward walk multiplies the cotangent of a step with,
 which depends on the forward values alone, is computed for all steps at once, in the very memory that the result goes to.
 
 Sequences are [steps, n, units]; `r` is [gates units, units]. Of the blocks that are kept, the first holds the states. The others together are a record of
@@ -24,33 +24,29 @@ import numpy as np
 
 from nnc.compiler.ir import Value
 
-Array = np.ndarray[Any, Any]
+from .divided import Array, Call, Divided, Phase
+
 Kernel = Callable[..., Any]
 Order = Sequence[int]  # the steps as time goes
-Calls = Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]
+Walked = Iterator[Call]
+
+
+class _Walk(Divided):
+    """One lane: each step in time waits for the one before."""
+
+    def __init__(self, calls: Callable[..., Walked], order: Order):
+        self.calls, self.order = calls, order
+
+    def phases(self, *arrays: Array) -> list[Phase]:
+        return [[list(self.calls(self.order, *arrays))]]
 
 
 def recurrence(value: Value, n: int, randomness: object) -> Kernel:
-    return _walk(_FORWARD[value.attributes["kind"]], _order(value))
+    return _Walk(_FORWARD[value.attributes["kind"]], _order(value))
 
 
 def recurrence_gradient(value: Value, n: int, randomness: object) -> Kernel:
-    return _walk(_BACKWARD[value.attributes["kind"]], _order(value))
-
-
-def _walk(calls: Callable[..., Calls], order: Order) -> Kernel:
-    """The calls for the arrays that are given; a program gives the same ones each time."""
-    known: tuple[Array, ...] = ()
-    ready: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-
-    def run(*arrays: Array) -> None:
-        nonlocal known, ready
-        if len(known) != len(arrays) or any(a is not b for a, b in zip(known, arrays, strict=True)):
-            known, ready = arrays, list(calls(order, *arrays))
-        for function, operands in ready:
-            function(*operands)
-
-    return run
+    return _Walk(_BACKWARD[value.attributes["kind"]], _order(value))
 
 
 def _order(value: Value) -> Order:
@@ -80,12 +76,12 @@ def _apart(x: Array, gates: int) -> Array:
     return x.reshape(*x.shape[:-1], gates, x.shape[-1] // gates).swapaxes(-2, -3)
 
 
-def _turned(r: Array, out: Array, gates: int, negative: int) -> tuple[Array, Calls]:
+def _turned(r: Array, out: Array, gates: int, negative: int) -> tuple[Array, Walked]:
     """R as the matrices of its gates [gates, units, units], turned around, so that h times them is a step; some of them negative."""
     units = r.shape[1]
     matrices = out.reshape(gates, units, units)
 
-    def calls() -> Calls:
+    def calls() -> Walked:
         yield np.copyto, (matrices, r.reshape(gates, units, units).swapaxes(1, 2))
         if negative:
             yield np.negative, (matrices[:negative], matrices[:negative])
@@ -101,8 +97,8 @@ def _is_positive(x: Array, out: Array) -> None:
     np.greater(x, 0, out, casting="unsafe")
 
 
-def _rnn(activate: Callable[[Array, Array], Any]) -> Callable[..., Calls]:
-    def walk(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Calls:
+def _rnn(activate: Callable[[Array, Array], Any]) -> Callable[..., Walked]:
+    def walk(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Walked:
         h = out[0]
         yield np.copyto, (turned, r.T)
         for t, before in _pairs(order):
@@ -116,8 +112,8 @@ def _rnn(activate: Callable[[Array, Array], Any]) -> Callable[..., Calls]:
     return walk
 
 
-def _rnn_back(slope: Callable[[Array, Array], Calls]) -> Callable[..., Calls]:
-    def walk(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, _: Array) -> Calls:
+def _rnn_back(slope: Callable[[Array, Array], Walked]) -> Callable[..., Walked]:
+    def walk(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, _: Array) -> Walked:
         dz = out[0]
         yield from slope(kept[0], dz)
         for t, after in _back(order):
@@ -131,16 +127,16 @@ def _rnn_back(slope: Callable[[Array, Array], Calls]) -> Callable[..., Calls]:
     return walk
 
 
-def _slope_of_tanh(h: Array, out: Array) -> Calls:
+def _slope_of_tanh(h: Array, out: Array) -> Walked:
     yield np.multiply, (h, h, out)
     yield np.subtract, (1, out, out)
 
 
-def _slope_of_relu(h: Array, out: Array) -> Calls:
+def _slope_of_relu(h: Array, out: Array) -> Walked:
     yield _is_positive, (h, out)
 
 
-def _lstm(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Calls:
+def _lstm(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array, space: Array) -> Walked:
     h, record = out[0], _records(out)
     matrices, turn = _turned(r, turned, 4, negative=3)
     product = q.reshape(4, *space.shape)
@@ -169,7 +165,7 @@ def _lstm(order: Order, z: Array, r: Array, out: Array, turned: Array, q: Array,
     yield np.divide, (one, record[:, :3], record[:, :3])
 
 
-def _lstm_back(order: Order, g_h: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array, to_c: Array) -> Calls:
+def _lstm_back(order: Order, g_h: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array, to_c: Array) -> Walked:
     """dh = g + dz' R; dc = dh o (1 - s^2) + f' dc', the step after with a prime; dz of i, f, g is dc, of o dh, times the factors."""
     record, dz = _records(kept), out[0]
     steps, _, n, units = record.shape
@@ -199,7 +195,7 @@ def _lstm_back(order: Order, g_h: Array, kept: Array, r: Array, out: Array, dh: 
         yield np.copyto, (_apart(dz[t], 4), product)
 
 
-def _gru(order: Order, z: Array, r: Array, b: Array, out: Array, turned: Array, q: Array, biases: Array) -> Calls:
+def _gru(order: Order, z: Array, r: Array, b: Array, out: Array, turned: Array, q: Array, biases: Array) -> Walked:
     h, record = out[0], _records(out)
     matrices, turn = _turned(r, turned, 3, negative=2)
     product = q.reshape(3, *biases.shape)
@@ -232,7 +228,7 @@ def _gru(order: Order, z: Array, r: Array, b: Array, out: Array, turned: Array, 
     yield np.divide, (one, record[:, :2], record[:, :2])
 
 
-def _gru_back(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array) -> Calls:
+def _gru_back(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Array, carried: Array, work: Array) -> Walked:
     """dh = g + update' dh' + dq' R; dz and dq are dh times factors. They differ in the new state's gate alone: dq = reset dz there."""
     h, record = kept[0], _records(kept)
     steps, _, n, units = record.shape
@@ -269,8 +265,8 @@ def _gru_back(order: Order, g: Array, kept: Array, r: Array, out: Array, dh: Arr
         yield np.copyto, (_apart(dz[t], 3)[2], of_plain)
 
 
-_FORWARD: dict[str, Callable[..., Calls]] = {"rnn_tanh": _rnn(np.tanh), "rnn_relu": _rnn(_rectified), "lstm": _lstm, "gru": _gru}
-_BACKWARD: dict[str, Callable[..., Calls]] = {
+_FORWARD: dict[str, Callable[..., Walked]] = {"rnn_tanh": _rnn(np.tanh), "rnn_relu": _rnn(_rectified), "lstm": _lstm, "gru": _gru}
+_BACKWARD: dict[str, Callable[..., Walked]] = {
     "rnn_tanh": _rnn_back(_slope_of_tanh),
     "rnn_relu": _rnn_back(_slope_of_relu),
     "lstm": _lstm_back,

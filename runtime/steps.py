@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .divided import Call
 from .engine import Engine
-from .executor import Call, Program
+from .executor import Program
 from .kernels import Array
 from .model import Model
 from .threads import hold

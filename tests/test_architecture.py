@@ -125,7 +125,7 @@ RUNTIME = {
     "pooling": "convolution divided nnc.compiler.ir nnc.compiler.workspace",
     "special": "",
     "recurrent": "nnc.compiler.ir",
-    "recurrence": "nnc.compiler.ir",
+    "recurrence": "divided nnc.compiler.ir",
     "solvers": "",
     "integers": "",
     "table_rows": "convolution divided nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
@@ -170,8 +170,8 @@ RUNTIME = {
     "initial": "kernels files nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.schema nnc.compiler.operation nnc.compiler.lower "
     "nnc.compiler.program",
     "parameters": "",
-    "model": "kernels executor engine files export initial parameters solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.schema "
-    "nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
+    "model": "divided kernels executor engine files export initial parameters solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
+    "nnc.compiler.schema nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
     "data.stored": "files",
@@ -214,7 +214,7 @@ RUNTIME = {
     "start": "files model nnc.compiler.diagnostics nnc.compiler.schema",
     "onnx_steps": "device files kernels model threads nnc.compiler.ir nnc.compiler.onnx_export nnc.compiler.onnx_step nnc.compiler.onnx_training "
     "nnc.compiler.training",
-    "steps": "engine executor kernels model onnx_steps threads",
+    "steps": "divided engine executor kernels model onnx_steps threads",
     "train": "engine kernels machine_code files machine model ensemble data.dataset data.ahead data.balance metrics members run watch verdict start steps "
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
