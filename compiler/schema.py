@@ -6,6 +6,7 @@ with the bytes that are there before anything is allocated.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import re
@@ -185,20 +186,24 @@ def _lines(path: Path) -> Iterator[str]:
     try:
         with _opened(path) as file:
             yield from file
-    except UnicodeDecodeError as error:
-        raise Refusal("E410", label=f"byte {_not_utf8(path, error)} is not UTF-8", path=path.name, help="save it as UTF-8") from None
+    except UnicodeDecodeError:
+        raise Refusal("E410", label=f"byte {_not_utf8(path)} is not UTF-8", path=path.name, help="save it as UTF-8") from None
     except _UNREADABLE as error:
         raise Refusal("E410", label=str(error), path=path.name, help="fetch or write the file again") from None
 
 
-def _not_utf8(path: Path, found: UnicodeDecodeError) -> int:
-    """Where the byte stands in the file that was found in a part of it."""
+def _not_utf8(path: Path) -> int:
+    """Where the first byte stands that is not UTF-8, a character cut off at the end included."""
+    decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-        try:
-            file.read().decode()
-        except UnicodeDecodeError as error:
-            return error.start
-    return found.start
+        while block := file.read(1 << 20):
+            begun = read - len(decoder.getstate()[0])
+            try:
+                decoder.decode(block)
+            except UnicodeDecodeError as error:
+                return begun + error.start
+            read += len(block)
+    return read - len(decoder.getstate()[0])
 
 
 def number(cell: str) -> float | None:

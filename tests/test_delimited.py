@@ -334,3 +334,8 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(Refusal) as found:
         schema.csv_schema(path, ",", True, ())
     assert found.value.label == f"byte {long.index(0xFF)} is not UTF-8"
+    for bad in (b"3,\xff\n", b"3,\xc3"):  # a byte that is none, and half a character at the end
+        path.write_bytes(odd := b"a,b\n" + "3,\u00e9\n".encode() * 300_000 + bad)
+        with pytest.raises(Refusal) as found:
+            schema.csv_schema(path, ",", True, ())
+        assert found.value.label == f"byte {len(odd) - len(bad) + 2} is not UTF-8"
