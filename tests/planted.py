@@ -176,6 +176,9 @@ BUGS = [
     Bug("an export that is never refused", "runtime/verification.py", '"passed": self.differing == 0 and', '"passed": self.differing >= 0 and',
         "test_verification.py"),
     # The language
+    Bug("true taken for 1", "compiler/operation.py", "strict=True, ", "", "test_arguments.py", "whole_number or truth or words"),
+    Bug("a rate that is no number", "compiler/operation.py", "allow_inf_nan=False, ", "", "test_arguments.py", "finite"),
+    Bug("a refusal without words", "compiler/resolve.py", '"bool_type", ', "", "test_arguments.py", "words_of_the_language"),
     Bug("a per mille sign", "compiler/build.py", "syntax.Number(value / 100 if", "syntax.Number(value / 1000 if", "test_language.py::test_constants"),
     Bug("division that rounds towards 0", "compiler/constants.py", "left // right}", "int(left / right)}", "test_language.py::test_constants"),
     # Fewer bits
