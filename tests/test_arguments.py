@@ -19,7 +19,7 @@ from nnc.compiler.source import Source, Span
 
 assert ops.__all__  # importing the families fills the table
 
-MODELS = sorted({operation.params for operation in TABLE.values()} | {TrainParams, ExportParams}, key=lambda model: model.__name__)
+MODELS = sorted({operation.params for operation in TABLE.values()} | {TrainParams, ExportParams}, key=lambda model: (model.__module__, model.__name__))
 FIELDS = [(model, name, field) for model in MODELS for name, field in argument_fields(model).items()]
 LIMITLESS = float("inf")
 
@@ -39,7 +39,7 @@ def taking(kind: type) -> list[Any]:
     def takes(field: FieldInfo) -> bool:
         return field.annotation is kind or set(get_args(field.annotation)) == {kind, type(None)}
 
-    found = [pytest.param(model, name, id=f"{model.__name__}.{name}") for model, name, field in FIELDS if takes(field)]
+    found = [pytest.param(model, name, id=f"{model.__module__.rpartition('.')[2]}.{model.__name__}.{name}") for model, name, field in FIELDS if takes(field)]
     assert len(found) > 5
     return found
 
