@@ -149,7 +149,13 @@ def parser(commands: Iterable[str] = COMMANDS) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done; 1 refused, or a check failed; 2 wrong usage; 3 failed while running; 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _status(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+        _let_go()
+
+
+def _status(given: list[str]) -> int:
     if given[:1] and given[0] in LATER:
         print(f"nnc: `{given[0]}` is not available in this version", file=sys.stderr)
         return 2
@@ -169,7 +175,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _interrupted(error.__cause__)
         raise
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
-        _silence()
         return 0
 
 
@@ -206,17 +211,20 @@ def _run(options: argparse.Namespace) -> int:
     except MemoryError as error:
         findings.add("E705", None, str(error), help="use a smaller batch or network, or less data at once")
     except OSError as error:
-        if error.filename is None:
-            _silence()  # it was our own output, a full disk behind `>`
-        findings.add("E706", None, str(error.strerror), path=error.filename or "the output", help="check its permissions, and the space that is left")
+        path = error.filename or "the output"  # our own, a full disk behind `>`
+        findings.add("E706", None, str(error.strerror), path=path, help="check its permissions, and the space that is left")
     findings.stop_on_errors()
     raise AssertionError("both are errors")
 
 
-def _silence() -> None:
-    """Nothing more is written to an output that takes nothing; without this Python tries again at exit."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _let_go() -> None:
+    """What an output did not take is dropped: Python would try again at exit, and end with another status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            try:
+                stream.flush()
+            except OSError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

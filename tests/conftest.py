@@ -3,3 +3,4 @@
 import os
 
 os.environ.setdefault("NNC_ENGINE", "numpy")
+os.environ.pop("PYTHONUNBUFFERED", None)  # users have it not: what an output does not take shows when it is flushed
