@@ -52,8 +52,8 @@ def padded(height: int, width: int, padding: Any) -> tuple[int, int]:
 
 def _lanes(n: int) -> tuple[int, int]:
     """How many lanes a batch has, and the most samples of one."""
-    lanes = min(NUMPY_LANES, n)
-    return lanes, -(-n // lanes)
+    lanes = lanes_of(n)
+    return len(lanes), max(some.stop - some.start for some in lanes)
 
 
 def _convolution(value: Value, n: int, x: Value, y: Value, window: Any, spread: bool) -> tuple[TensorType, ...]:

@@ -25,23 +25,23 @@ WORTH_SHARING = 4 * 2**20  # bytes that calls are given: with fewer, the caller 
 
 
 def divided(values: Sequence[Value], steps: Sequence[Call]) -> list[Call]:
-    """The calls of some steps of a plan, the long ones in lanes."""
+    """The calls of some steps of a plan, the long ones in lanes where a kernel among them has some.
+
+    Without one, as in a recurrent network, products are most of the work, and the BLAS shares them better among all its threads.
+    """
+    whole = [kernel.phases(*arrays) if isinstance(kernel, Divided) else [[[(kernel, arrays)]]] for kernel, arrays in steps]
+    if all(len(phase) == 1 for phases in whole for phase in phases):
+        return [call for phases in whole for phase in phases for lane in phase for call in lane]
     found: list[_Region] = []
-    for value, (kernel, arrays) in zip(values, steps, strict=True):
-        for phase in _phases(value, kernel, arrays):
+    for value, (kernel, arrays), phases in zip(values, steps, whole, strict=True):
+        lanes = _elementwise(value, kernel, arrays) if value.primitive.elementwise and max(a.size for a in arrays) >= WORTH_DIVIDING else []
+        for phase in [lanes] if lanes else phases:
             region = _Region(phase)
             if found and found[-1].takes(region):
                 found[-1].join(region)
             else:
                 found.append(region)
     return [call for region in found for call in region.calls()]
-
-
-def _phases(value: Value, kernel: Callable[..., Any], arrays: tuple[Array, ...]) -> list[Phase]:
-    if isinstance(kernel, Divided):
-        return kernel.phases(*arrays)
-    lanes = _elementwise(value, kernel, arrays) if value.primitive.elementwise and max(a.size for a in arrays) >= WORTH_DIVIDING else []
-    return [lanes or [[(kernel, arrays)]]]
 
 
 def _elementwise(value: Value, kernel: Callable[..., Any], arrays: tuple[Array, ...]) -> Phase:

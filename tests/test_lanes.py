@@ -21,7 +21,9 @@ NETWORKS = {
     "  return class = h -> conv2d(4, kernel=3, groups=2) -> flatten",
     "kept and dropped": "h = x -> conv2d(4, kernel=3, padding=same) -> dropout(0.3)\n"
     "  return class = add(h, h -> conv2d(4, kernel=3, padding=same) -> layer_norm) -> global_avg_pool",
+    "recurrent": "return class = x -> reshape([12, 22]) -> lstm(6)",
 }
+IMAGES = [name for name in NETWORKS if name != "recurrent"]
 SPEC = """
 network(x: float32[2, 12, 11]) {{
   {layers} -> dense(3) -> softmax
@@ -71,7 +73,7 @@ def in_order(calls: list[Call]) -> None:
 
 @pytest.mark.usefixtures("everywhere")
 @pytest.mark.parametrize("n", [7, 3, 1])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", IMAGES)
 def test_lanes_may_run_in_any_order(network: str, n: int) -> None:
     found = []
     for run, whole in ((in_order, True), (backwards, False)):
@@ -91,7 +93,20 @@ def test_lanes_may_run_in_any_order(network: str, n: int) -> None:
 
 
 @pytest.mark.usefixtures("everywhere")
-@pytest.mark.parametrize("network", NETWORKS)
+def test_without_images_the_blas_keeps_its_threads() -> None:
+    """Products are most of the work there, and one region in lanes would have the whole step on one thread of the BLAS."""
+    model = compiled("recurrent")
+    program = model.step_program(7)
+    fill(program)
+    seen = []
+    with threads.with_threads(2):
+        program.forward([(lambda: seen.append(threads.held()), ()), *program.forward_steps])
+    assert seen == [False]
+    assert all(call is not threads.for_each for call, _ in program.forward_steps)
+
+
+@pytest.mark.usefixtures("everywhere")
+@pytest.mark.parametrize("network", IMAGES)
 def test_any_number_of_threads_gives_the_same_bits(network: str) -> None:
     states = []
     for count in (1, 2, 3):
