@@ -69,8 +69,8 @@ def value_words() -> frozenset[str]:
 
     Words that are names of arguments as well, like `epochs`, are free: their place tells which is meant.
     """
-    fields = [item for operation in TABLE.values() for item in argument_fields(operation.params).items()]
-    found = {word for _, info in fields for word in words_of(info.annotation)[0]}
+    fields = [item for operation in TABLE.values() for item in operation.params.annotations()]
+    found = {word for _, annotation in fields for word in words_of(annotation)[0]}
     return frozenset(found | {"all", "full", "float32", "float64", "fast", "int64"}) - {name for name, _ in fields}
 
 

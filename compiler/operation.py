@@ -13,9 +13,10 @@ from enum import Enum
 from inspect import cleandoc
 from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from pydantic_core.core_schema import CoreSchema, is_instance_schema
 
+from .declared import Declared
 from .ir import Dim, Shape, Value
 from .record import record
 from .source import Span
@@ -49,7 +50,7 @@ class Kind(Enum):
     QUANTISATION = "quantisation"
 
 
-class Params(BaseModel):
+class Params(Declared):
     """The arguments of an operation. A field's description is its documentation."""
 
     model_config = ConfigDict(

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 import nnc
 from nnc.compiler import ops
 from nnc.compiler.experiment import ExportParams, TrainParams
-from nnc.compiler.fields import argument_fields, words_of
+from nnc.compiler.fields import argument_fields, value_words, words_of
 from nnc.compiler.operation import TABLE, Bound, Kind, Params, Reference, Weighted
 from nnc.compiler.pipeline import analyse
 from nnc.compiler.resolve import _BOUNDS, _TYPE_ERRORS
@@ -109,3 +109,12 @@ def test_everything_that_is_wrong_with_a_call_is_said_at_once() -> None:
     with pytest.raises(nnc.SpecError) as caught:
         analyse(Source("", "network(x: float32[4]) { return y = x -> dense(true, bias=3) -> dropout(-1) }"), root=None)
     assert [found.code for found in caught.value.diagnostics] == ["E206", "E206", "E207"]
+
+
+def test_what_a_class_says_of_its_fields_is_what_its_model_says() -> None:
+    for operation in TABLE.values():
+        assert dict(operation.params.annotations()).keys() == argument_fields(operation.params).keys()
+    words = {word for operation in TABLE.values() for field in argument_fields(operation.params).values() for word in words_of(field.annotation)[0]}
+    assert value_words() >= words - {name for operation in TABLE.values() for name in argument_fields(operation.params)}
+    assert {"same", "median"} <= value_words()
+    assert not value_words() & {"epochs", "units"}

@@ -1,4 +1,7 @@
-"""The operation table, one file a family. Importing this package fills it."""
+"""The operation table, one file a family. Importing this package fills it.
+
+The families do not postpone their annotations: pydantic would compile each of them from its text.
+"""
 
 from . import (
     activations,

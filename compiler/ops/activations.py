@@ -6,8 +6,6 @@ whose slope is exactly 0 on one side; `flat(a, p)` holds where the slope is belo
 where that is below 1.
 """
 
-from __future__ import annotations
-
 from math import inf, pi, sqrt
 from typing import Any, Literal
 

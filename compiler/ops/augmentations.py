@@ -3,8 +3,6 @@
 Images are [channels, height, width]; what comes from outside the image is 0, values between pixels are bilinear.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

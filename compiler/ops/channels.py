@@ -1,7 +1,5 @@
 """Where channels are: axis 0 of images, [channels, height, width], and the last axis of everything else."""
 
-from __future__ import annotations
-
 from ..diagnostics import Refusal
 from ..ir import Value, apply
 

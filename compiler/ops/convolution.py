@@ -1,7 +1,5 @@
 """Convolution and pooling over images, [channels, height, width]."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

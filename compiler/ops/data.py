@@ -5,8 +5,6 @@ the exported graph: its expression here is the only definition. `gives` is the r
 where it has none; a step that keeps units leaves their range, one that `scales` makes large numbers small.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Initialisers: the distribution a parameter starts from. fan_in and fan_out count connections of a unit."""
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Literal
 

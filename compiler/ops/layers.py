@@ -1,7 +1,5 @@
 """Layers with weights on the last axis, and dropout."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import sqrt
 from typing import Annotated, Literal

@@ -9,8 +9,6 @@ the last axis, which an index target lacks, and averages over other axes; the ot
 output layer that a loss is made for.
 """
 
-from __future__ import annotations
-
 from math import log, prod, sqrt
 from typing import Annotated, Literal
 

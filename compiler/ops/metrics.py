@@ -3,8 +3,6 @@
 A metric fits a pair of prediction and target, or it does not; `fits` says so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import exp, prod, sqrt
 from typing import Any, Literal

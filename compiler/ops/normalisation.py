@@ -1,7 +1,5 @@
 """Normalisation: by statistics of the batch, of a sample, or of groups of channels."""
 
-from __future__ import annotations
-
 from math import prod
 
 from pydantic import Field

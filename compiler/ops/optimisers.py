@@ -5,8 +5,6 @@ theta <- (1 - lambda) theta - step (decay=absolute), on weights without biases a
 optimiser lie, with room on both sides, `start` the one to begin with: advice goes by them.
 """
 
-from __future__ import annotations
-
 from math import sqrt
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Penalties on weights (roles weight, W and R, never biases and norms), added to the objective with their gradients; constraints on units."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

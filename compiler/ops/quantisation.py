@@ -1,7 +1,5 @@
 """What an exported file computes in: fewer bits than the training did."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from ..operation import Kind, Params, operation

@@ -4,8 +4,6 @@ In training one product projects the inputs of all steps, and a primitive goes t
 inference the layer is one primitive, which the exported file has as an operator. Steps come first inside, so that a step is a contiguous piece.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -5,8 +5,6 @@ every step. Right of `->` a
 schedule covers what remains.
 """
 
-from __future__ import annotations
-
 from math import cos, pi
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Layers that move elements or combine tensors without parameters. Axes are those of a sample: the batch is not counted."""
 
-from __future__ import annotations
-
 from math import prod
 
 from pydantic import Field

@@ -4,8 +4,6 @@ The functions here are declarations; runtime/solvers.py runs them on the objecti
 Hessian with a vector, which is the gradient differentiated again. `slots` gives the arrays that pass from step to step.
 """
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from ..operation import Kind, operation

@@ -1,7 +1,5 @@
 """Sources: where rows come from. The function of a source gives its schema; runtime/data/sources.py reads the rows."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import ConfigDict, Field

@@ -1,7 +1,5 @@
 """Splits: which rows train, validate and test. The functions check what the arguments say; runtime/data/splits.py draws the rows."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """The remaining words of a train section: clipping, stopping, groups, a start from given weights, a goal, ensembles."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

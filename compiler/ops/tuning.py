@@ -1,7 +1,5 @@
 """The words of a tune section: domains of constants, the objective, the search. `nnc tune` runs it; everything else only checks it."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field
