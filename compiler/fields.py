@@ -70,7 +70,7 @@ def value_words() -> frozenset[str]:
     Words that are names of arguments as well, like `epochs`, are free: their place tells which is meant.
     """
     fields = [item for operation in TABLE.values() for item in operation.params.annotations()]
-    found = {word for _, annotation in fields for word in words_of(annotation)[0]}
+    found = {word for _, annotation in fields if not isinstance(annotation, type) for word in words_of(annotation)[0]}
     return frozenset(found | {"all", "full", "float32", "float64", "fast", "int64"}) - {name for name, _ in fields}
 
 

@@ -83,7 +83,10 @@ def _check_budget(program: Program, max_bytes: int) -> None:
     needed = parameters
     if needed <= max_bytes:
         n = program.batch
-        needed = max(needed, program.inference_bytes(n) if train is None or waiting else program.training_bytes(n))
+        if train is None or waiting:
+            needed = max(needed, program.inference_bytes(n))
+        elif not program.surely_trains_in(max_bytes, n):
+            needed = max(needed, program.training_bytes(n))
     if needed > max_bytes:
         label = f"{bytes_of(needed)} at batch {program.batch:,}, {bytes_of(parameters)} of them parameters"
         findings.add("E307", train.at("batch") if train is not None else program.experiment.network.outputs[0].span, label,

@@ -12,7 +12,7 @@ from . import bundles, objective, sparse, training
 from .bundles import Bundle
 from .diagnostics import Findings
 from .experiment import Experiment, TrainParams
-from .ir import ITEM_BYTES, Graph, TensorType, apply
+from .ir import ITEM_BYTES, Graph, TensorType, apply, topological
 from .lower import Forward, lower
 from .objective import Balance, Objective, Target
 from .passes import optimised
@@ -22,6 +22,10 @@ from .plan import plan
 from .prepare import Prepared
 from .training import Evaluation, Step
 from .watching import Watching, watching_graph
+
+# A step keeps its forward pass, cotangents, parameters with their gradients and states, and tiles of fixed size: up to 11 times the forward pass, where one
+# has parameters and little else, and mostly less than it. tests/test_budget.py measures it.
+_TIMES_FORWARD, _TILES = 50, 1 << 28
 
 
 @dataclass
@@ -157,6 +161,15 @@ class Program:
         step = self.step(samples=1)
         slots = sum(kind.nbytes(1) for kind in step.slots.values())
         return plan(step.graph, n, fast).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
+
+    def surely_trains_in(self, most: int, n: int) -> bool:
+        """Whether a step on n samples keeps fewer than so many bytes, as far as its forward pass alone can tell, which takes a tenth of making the step."""
+        if "solver" in self.train.optimizer.operation.facts:  # type: ignore[union-attr]
+            return False  # it may keep many gradients, or a matrix of them
+        objective = self.objective(self.step_forward, samples=1, mixed=self.mixes)
+        loss = objective.loss()
+        forward = sum(value.type.nbytes(n) for value in topological((loss, objective.objective(loss), *self.step_forward.updates.values())))
+        return _TIMES_FORWARD * forward + _TILES < most
 
     def inference_bytes(self, n: int) -> int:
         """Bytes of all arrays that a prediction for n samples keeps at once."""
