@@ -6,7 +6,8 @@ end where they end: the point counts as a digit 0 there, with f digits behind it
 w 10^(f+1) + r. The number is m 10^-f with m = w 10^f + r = a - 9 w 10^f. In what is left over, the digits before and after the point are read
 apart, and an exponent may follow.
 
-Where m <= 2^53 and |q| <= 22, m and 10^|q| are both exact as float64, and one multiplication or division of m * 10^q rounds correctly.
+Where m <= 2^53 and |q| <= 22, m and 10^|q| are both exact as float64, and one multiplication or division of m * 10^q rounds correctly. Where a < 2^52,
+w is found by float64 as well: a quotient of such numbers that lies below an integer does so by more than rounding moves it.
 Elsewhere, floats of 64 bits (x87) hold m and 10^|q| up to 10^27 exactly, and one operation rounds to 64 bits. Rounded again to 53 that is the nearest
 float64, unless it lies exactly between two of them: which side the number was on is forgotten.
 On processors without, m, shifted so that its highest bit is bit 63, is multiplied by the highest 64 bits of 5^q. The product is too small by
@@ -29,7 +30,7 @@ Array = np.ndarray[Any, Any]
 
 PADDING = 64  # bytes before and after the text that may be looked at
 MOST_DIGITS = 19  # a uint64 holds them
-_FEW = 256  # of which one is left to float() sooner than it pays to look at it again
+_FEW = 16  # that float() has read sooner than they are looked at again
 _LARGEST = 250  # of |q|: neither subnormal nor infinite
 
 
@@ -126,7 +127,7 @@ def parse(text: Array, starts: Array, ends: Array) -> tuple[Array, Array]:
     values, sure = _of_words(text, ends, lengths, words)
     if not sure.all():
         rest = np.flatnonzero(~sure & (lengths > 0))
-        if len(rest) > len(ends) // _FEW:
+        if len(rest) > _FEW:
             values[rest], sure[rest] = _left_over(text, ends[rest], lengths[rest])
     if negative.any():
         values.view(np.uint64)[...] |= negative.astype(np.uint64) << np.uint64(63)
@@ -144,35 +145,36 @@ def _by_point(of: Callable[[int], int], none: int) -> Array:
 _BEHIND = _by_point(lambda behind: behind, 0)
 _BEFORE_POINT = _by_point(lambda behind: min(10 ** (behind + 1), 2**64 - 1), 1)
 _NINES = _by_point(lambda behind: 9 * 10**behind, 0)
+_UNITS = _by_point(lambda behind: min(10**behind, 2**63), 1).astype(np.float64)
+_WHOLE = 2**52
 
 
 def _of_words(text: Array, ends: Array, lengths: Array, words: int) -> tuple[Array, Array]:
     """The numbers digits[.digits] of `lengths` characters before `ends`, no more than so many words hold, and which are that."""
     width = 8 * words
     held = np.ndarray((len(text) - width + 1,), f"V{width}", buffer=text.data, strides=(1,))[ends - width].view("<u8").reshape(-1, words)
-    whole, point = np.zeros(0, np.uint64), np.zeros(0, np.uint64)
     shortest = int(lengths.min(initial=width))
     sure = lengths <= width
+    eight = np.ascontiguousarray(held.T)  # all words go through each call together: calls are few and long
+    eight ^= _word(ord("0"))
     for place in range(words):
         behind = words - 1 - place  # words
-        word = held[:, place] ^ _word(ord("0"))
         if shortest < 8 * (behind + 1):
-            word &= _LAST.take(lengths - 8 * behind, mode="clip")
-        odd = word + _word(0x76)  # 10 + 0x76 reaches the highest bit of a byte
-        odd |= word
-        odd &= _word(0x80)
-        odd >>= np.uint64(7)
-        word ^= odd * np.uint64(ord(".") ^ ord("0"))
-        _join(word)
-        if words == 3 and not place:
-            sure &= word < 1000  # 19 digits
-        odd <<= np.uint64(behind)
-        if place:
-            whole *= np.uint64(10**8)
-            whole += word
-            point |= odd
-        else:
-            whole, point = word, odd
+            eight[place] &= _LAST.take(lengths - 8 * behind, mode="clip")
+    odd = eight + _word(0x76)  # 10 + 0x76 reaches the highest bit of a byte
+    odd |= eight
+    odd &= _word(0x80)
+    odd >>= np.uint64(7)
+    eight ^= odd * np.uint64(ord(".") ^ ord("0"))
+    _join(eight)
+    if words == 3:
+        sure &= eight[0] < 1000  # 19 digits
+    whole, point = eight[0], odd[0]
+    for place in range(1, words):
+        whole *= np.uint64(10**8)
+        whole += eight[place]
+        point <<= np.uint64(1)
+        point |= odd[place]
     if not point.any():
         if shortest < 1:
             sure &= lengths > 0
@@ -180,17 +182,31 @@ def _of_words(text: Array, ends: Array, lengths: Array, words: int) -> tuple[Arr
     sure &= (point & (point - np.uint64(1))) == 0
     which = point.astype(np.float64).view(np.int64)
     which >>= 52
-    pointed = point != 0
     if (which == which[0]).all():
         which = which[:1]
-    fraction = _BEHIND.take(which).view(np.int64)
+    pointed, fraction = point != 0, _BEHIND.take(which).view(np.int64)
     sure &= (text.take(ends - 1 - fraction) == ord(".")) == pointed
     if shortest < 2:
         sure &= lengths > pointed
-    before = whole // (_BEFORE_POINT.take(which) if len(which) > 1 else _BEFORE_POINT[which[0]])
+    if words < 3 and whole.max() < _WHOLE:
+        return _pointed(whole.astype(np.float64), _UNITS.take(which), None if pointed.all() else pointed), sure
+    before = whole // _BEFORE_POINT.take(which)
     before *= _NINES.take(which)
     whole -= before
     return _scaled(whole, -fraction, sure), sure
+
+
+def _pointed(values: Array, units: Array, pointed: Array | None) -> Array:
+    """m 10^-f from the values a, below _WHOLE, and the units 10^f; a itself where there is no point."""
+    before = values / (10 * units)
+    np.trunc(before, before)
+    before *= units
+    before *= 9
+    if pointed is not None:
+        before *= pointed
+    values -= before
+    values /= units
+    return values
 
 
 def _scaled(mantissa: Array, exponents: Array | None, sure: Array) -> Array:
