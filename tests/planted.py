@@ -94,7 +94,7 @@ BUGS = [
         f"{LOSSES}::test_ties_count_as_found_in_top_k_and_go_to_the_first_in_accuracy"),
     Bug("ties of an auc that count nothing", "compiler/ops/metrics.py", "area = above[0] * below[0] / 2 +", "area =", LOSSES, "auc"),
     # Training
-    Bug("a bias correction by the first decay", "compiler/ops/optimisers.py", "lambda t: sqrt(1 - p.beta2**t)", "lambda t: sqrt(1 - p.beta1**t)", STEP, "adam"),
+    Bug("a bias correction by the first decay", "compiler/ops/optimisers.py", "sqrt((1 - p.beta2**t) /", "sqrt((1 - p.beta1**t) /", STEP, "adam"),
     Bug("epsilon on the other side of the root", "compiler/ops/optimisers.py", 'if eps_in == "inside" else', 'if eps_in == "outside" else', STEP, "rmsprop"),
     Bug("the velocity of the step before", "compiler/ops/optimisers.py", "return down - new * p.beta", "return down - v * p.beta", STEP, "nesterov"),
     Bug("decay of biases", "compiler/lower.py", 'role in ("W", "R") or role.endswith("weight")', 'role in ("W", "R") or role.endswith(("weight", "bias"))',

@@ -142,17 +142,17 @@ def adam(rule: Rule, theta: Value, g: Value, p: AdamParams) -> Value:
     Differs: torch has epsilon outside the root, after the correction, as here; Keras adds 1e-7 to sqrt(v), before the correction. torch's weight_decay
     under Adam is added to the gradient, here it is decoupled.
     """
-    m, v = rule.slot("mean"), rule.slot("mean_square")
-    new_m = m * p.beta1 + g * (1 - p.beta1)
-    new_v = v * p.beta2 + g * g * (1 - p.beta2)
+    # Kept are m / (1 - b1) and v / (1 - b2), sums in which the latest gradient counts whole: two passes over the arrays less.
+    m, v = rule.slot("sum"), rule.slot("square_sum")
+    new_m, new_v = m * p.beta1 + g, v * p.beta2 + g * g
     rule.update(m, new_m)
     rule.update(v, new_v)
-    first = rule.scalar("first_correction", lambda t: 1 / (1 - p.beta1**t))
+    first = rule.scalar("first_correction", lambda t: (1 - p.beta1) / (1 - p.beta1**t))
     if p.eps_in == "inside":
-        second = rule.scalar("second_correction", lambda t: 1 / (1 - p.beta2**t))
+        second = rule.scalar("second_correction", lambda t: (1 - p.beta2) / (1 - p.beta2**t))
         return (rule.lr * first) * new_m / apply("sqrt", new_v * second + p.eps)
-    # sqrt(v') + eps = c (sqrt(v) + eps / c) with c = 1 / sqrt(1 - b2^t): one pass over the array less.
-    ratio = rule.scalar("root_correction", lambda t: sqrt(1 - p.beta2**t))
+    # sqrt(v') + eps = (sqrt(v) + c eps) / c: one pass less.
+    ratio = rule.scalar("root_correction", lambda t: sqrt((1 - p.beta2**t) / (1 - p.beta2)))
     return (rule.lr * first * ratio) * new_m / (apply("sqrt", new_v) + ratio * p.eps)
 
 
