@@ -381,7 +381,7 @@ def test_the_file_names_what_goes_in_and_comes_out() -> None:
     inputs = {i.name: i.shape for i in made.get_inputs()}
     outputs = {o.name: o.shape for o in made.get_outputs()}
     assert inputs["y/dense/weight"] == outputs[NEW + "y/dense/weight"] == list(model.parameters["y/dense/weight"].shape)
-    assert inputs["slot/y/dense/weight/mean"] == outputs[NEW + "slot/y/dense/weight/mean"] == inputs["y/dense/weight"]
+    assert inputs["slot/y/dense/weight/sum"] == outputs[NEW + "slot/y/dense/weight/sum"] == inputs["y/dense/weight"]
     assert inputs["x"] == ["batch", 3]
     assert inputs["step:lr"] == outputs["step:loss"] == []
     (mask,) = [name for name in inputs if name.startswith("mask:")]

@@ -264,7 +264,7 @@ def test_the_file_of_a_build_is_a_whole_training(tmp_path: Path) -> None:
     losses, right = [], []
     for step in range(1, 61):
         given = kept | {"image": image, "label": label, mask: random.random((200, 16)) < 0.8, "step:lr": np.float32(0.01)}
-        given |= {"step:first_correction": np.float32(1 / (1 - 0.9**step)), "step:root_correction": np.float32((1 - 0.999**step) ** 0.5)}
+        given |= {"step:first_correction": np.float32(0.1 / (1 - 0.9**step)), "step:root_correction": np.float32(((1 - 0.999**step) / 0.001) ** 0.5)}
         found = dict(zip([o.name for o in made.get_outputs()], made.run(None, {n: np.asarray(a) for n, a in given.items()}), strict=True))
         kept = {name: found.get(f"new:{name}", array) for name, array in kept.items()}
         losses.append(float(found["step:loss"]))
