@@ -27,7 +27,7 @@ TERMS: dict[str, str] = {
     "log": "np.log({0})",
     "log1p": "np.log1p({0})",
     "expm1": "np.expm1({0})",
-    "softplus": "({0} if {0} > 0 else {0} * 0) + np.log1p(exp_{t}(-abs({0})))",
+    "softplus": "(ZERO if {0} < ZERO else {0}) + np.log1p(exp_{t}(-abs({0})))",
     "floor": "np.floor({0})",
     "sign": "np.sign({0})",
     "is_nan": "{0} != {0}",
@@ -59,8 +59,8 @@ def term(value: Value, operands: Sequence[str]) -> str:
         kind = value.dtype
         return f"{operands[0]}" if kind == value.operands[0].dtype else f"np.{kind}({operands[0]})" if kind != "bool" else f"{operands[0]} != 0"
     kind = value.dtype if value.dtype != "bool" else value.operands[-1].dtype
-    one = "f32(1.0)" if kind == "float32" else "1.0"
-    return TERMS[value.op].format(*operands, t=kind).replace("ONE", one)
+    zero, one = ("f32(0.0)", "f32(1.0)") if kind == "float32" else ("0.0", "1.0")  # numba makes float64 of float32 beside an integer
+    return TERMS[value.op].format(*operands, t=kind).replace("ZERO", zero).replace("ONE", one)
 
 
 def loop(kinds: Sequence[tuple[str, str]], lines: Sequence[str], *, two: bool) -> Code:

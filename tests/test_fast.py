@@ -303,11 +303,25 @@ def test_functions_are_accurate_to_a_few_units_in_the_last_place(op: str, low: f
     assert units.max() < 4
 
 
-@pytest.mark.parametrize("op", ["exp", "tanh", "sigmoid", "sqrt", "absolute", "negative"])
+@pytest.mark.parametrize(
+    "op", ["exp", "tanh", "sigmoid", "sqrt", "absolute", "negative", "softplus", "log", "log1p", "expm1", "floor", "sign", "is_nan"]
+)
 def test_the_edges_of_functions_are_numpys(op: str) -> None:
     x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 1e-45, 3e38, -3e38, 200, -200, 88.8, -104.5] * 50, np.float32)
     plain, found = (run(in_a_loop(op, "x"), {"x": x}, fast=fast) for fast in (False, True))
     np.testing.assert_allclose(found, plain, rtol=1e-6, atol=1e-37)
+
+
+@pytest.mark.parametrize("op", [op for op, text in loops.TERMS.items() if "{2}" not in text and op != "cast"])
+@pytest.mark.parametrize("then", ["exp", "tanh", "sigmoid", "softplus"])
+def test_what_a_function_leaves_in_a_loop_the_next_one_takes(op: str, then: str) -> None:
+    """A term that gave float64 would lead a function of float32 astray."""
+    x, y = vector("x") + 0.0, vector("y") * 1.0
+    pair = apply(op, x, y) if "{1}" in loops.TERMS[op] else apply(op, x)
+    value = apply(then, apply("where", pair, x, y) if pair.dtype == "bool" else pair)
+    given = {"x": np.linspace(0.1, 4, 50, dtype=np.float32), "y": np.linspace(3, 0.2, 50, dtype=np.float32)}
+    plain, found = (run(value, given, fast=fast) for fast in (False, True))
+    np.testing.assert_allclose(found, plain, rtol=1e-5)
 
 
 @pytest.mark.parametrize("op", ["maximum", "minimum", "greater", "less_equal", "equal", "divide"])
