@@ -6,11 +6,15 @@ The operation table declares more than a hundred, and a spec names some twenty. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from inspect import get_annotations
 from types import new_class
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+# Annotations lie in one of three, by the version of Python.
+_ABOUT = ("__module__", "__qualname__", "__doc__", "__annotations__", "__annotate__", "__annotate_func__")
 
 
 class _Later(type):
@@ -20,7 +24,7 @@ class _Later(type):
     made: type[BaseModel] | None
 
     def __new__(cls, name: str, bases: tuple[type, ...], written: dict[str, Any]) -> _Later:
-        new = super().__new__(cls, name, bases, {"__module__": written["__module__"], "__doc__": written.get("__doc__")})
+        new = super().__new__(cls, name, bases, {key: value for key, value in written.items() if key in _ABOUT})
         new.written, new.made = written, None
         return new
 
@@ -35,7 +39,7 @@ class _Later(type):
         """The fields by the names that the language gives them, and their annotations; no model is made for that."""
         for base in cls.__mro__[:-1]:
             assert isinstance(base, _Later)
-            for name, annotation in base.written.get("__annotations__", {}).items():
+            for name, annotation in get_annotations(base).items():
                 assert not isinstance(annotation, str), f"{base.__module__} leaves its annotations unevaluated"
                 field = base.written.get(name)
                 yield (field.alias if isinstance(field, FieldInfo) and field.alias else name), annotation
