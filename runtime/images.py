@@ -36,6 +36,8 @@ def _level(x: Array, space: list[Array], rows: list[Bound]) -> Array:
     x = x.transpose(0, 2, 3, 1)
     if x.flags.c_contiguous:
         return x
+    while space[0].size != x.size:  # meant for an image that lies without gaps after all: of one channel, say
+        space.pop(0)
     flat = space.pop(0).reshape(x.shape)
     rows.append(_copy(x, flat))
     return flat

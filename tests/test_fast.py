@@ -196,6 +196,17 @@ def test_images_that_lie_with_their_channels_first_are_copied(body: str, three: 
     is_numpys(f"conv2d(9, kernel=1) -> flatten -> dense(90) -> reshape([10, 3, 3]) -> {body} -> dense(4)" if body.endswith("flatten") else body, (9, 7, 6))
 
 
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [("conv2d(5, kernel=3)", (1, 7, 6)), ("conv2d(5, kernel=3) -> flatten -> dense(3)", (1, 7, 6)), ("conv2d(5, kernel=3) -> global_avg_pool", (1, 7, 6)),
+     ("conv2d(8, kernel=2, stride=2, groups=4)", (4, 2, 2)), ("conv2d_transpose(1, kernel=3)", (2, 4, 5)), ("conv1d(7, kernel=3, padding=same)", (5, 1)),
+     ("dense(6) -> max_pool(2) -> flatten -> dense(3)", (1, 4, 6)), ("max_pool(1) -> conv2d(9, kernel=1) -> flatten", (1, 1, 1))],
+)  # fmt: skip
+def test_images_of_which_some_lie_without_gaps_either_way_are_numpys(layers: str, shape: tuple[int, ...], three: Team) -> None:
+    """Those of a single channel do: beside them another one is copied, into the space that is its own."""
+    is_numpys(layers, shape)
+
+
 def test_means_over_places_are_numpys(three: Team) -> None:
     is_numpys("conv2d(20, kernel=2) -> global_avg_pool -> dense(3)", (3, 6, 5))
 
