@@ -2,7 +2,8 @@
 
 Leaves live in storage of their own. Views (reshape, slice, part ...) are no step at all. Values that depend on constants and
 the batch size alone are computed once, when the plan is bound. Everything else lies in one arena, at offsets that are reused as
-soon as the last reader is past; elementwise steps write over an operand that dies with them, gradients are written
+soon as the last reader is past; elementwise steps write over an operand that dies with them, as does the gradient of a
+pool of maxima whose windows divide the image, over the image, of which it reads each place before it; gradients are written
 straight into the flat array that `pack` makes of them, and new values of variables straight over the old where every reader
 of the old is past. So a step allocates nothing, and the peak is known before anything runs.
 """
@@ -16,7 +17,7 @@ from math import prod
 from .ir import Graph, TensorType, Value, concrete
 from .layout import Order, memory_orders
 from .record import record
-from .workspace import image, piece_side, workspace
+from .workspace import divides, image, piece_side, workspace
 
 ALIGNMENT = 64
 _NOT_IN_PLACE = frozenset(("softplus", "erf", "cast", "is_nan"))  # kernels that read an operand after they began to write
@@ -253,10 +254,13 @@ class Planner:
         self.places[value] = Place("arena", offset)
 
     def _donor(self, value: Value, at: int, held: dict[Value, tuple[int, int]]) -> Value | None:
-        """An operand whose memory an elementwise step may write over."""
-        if not value.primitive.elementwise or value.op in _NOT_IN_PLACE:
+        """An operand whose memory the step may write over."""
+        operands = value.operands
+        if value.op == "max_pool_gradient" and divides(value, *operands[:2]):
+            operands = operands[:1]
+        elif not value.primitive.elementwise or value.op in _NOT_IN_PLACE:
             return None
-        for operand in value.operands:
+        for operand in operands:
             source = self.root[operand]
             whole = operand is source or (operand.op == "reshape" and source.type.nbytes(self.n) == operand.type.nbytes(self.n))
             alike = operand.type == value.type and self.orders[operand] == self.orders[value]

@@ -46,6 +46,7 @@ def _level(x: Array, space: list[Array], rows: list[Bound]) -> Array:
 def _copy(x: Array, out: Array) -> Bound:
     axes = [(n, x.strides[i] // 4, out.strides[i] // 4) for i, n in enumerate(x.shape)]
     axes = [(1, 0, 0)] * (4 - len(axes)) + axes
+    axes[2:] = sorted(axes[2:], key=lambda axis: (axis[1:] == (1, 1), axis[0]))  # the longer innermost, unless one is a piece of memory in both
     return Bound(dense.copy, (x, out, *(number for axis in axes for number in axis)), x.size * 4 * MOVE)
 
 

@@ -23,6 +23,7 @@ from runs import TINY
 import nnc
 import nnc.compiler.pipeline  # fills the table of primitives
 from nnc.compiler.ir import Batch, Graph, TensorType, Value, apply
+from nnc.compiler.plan import plan
 from nnc.runtime import loops, machine_code
 from nnc.runtime.executor import Arena, Executor
 from nnc.runtime.kernels import Randomness
@@ -234,6 +235,33 @@ def test_where_a_number_stops_being_finite_is_found_among_images(three: Team) ->
 @pytest.mark.parametrize("pool", ["max_pool", "avg_pool"])
 def test_pools_are_numpys(pool: str, arguments: str, precision: str, three: Team) -> None:
     is_numpys(f"conv2d(19, kernel=2) -> relu -> {pool}({arguments})", (3, 8, 9), precision, 2e-6 if precision == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 16, 19])
+@pytest.mark.parametrize("size", [(8, 6), (7, 9), (3, 2)])
+@pytest.mark.parametrize("n", [1, 5])
+def test_the_gradient_of_a_pool_of_pairs_is_numpys_bit_for_bit(n: int, size: tuple[int, int], channels: int, three: Team) -> None:
+    """With ties and NaN, rows and columns that no window covers, over the image itself where there are none."""
+    high, wide = (side // 2 for side in size)
+    given, pooled = ((Batch(), channels, *sides) for sides in (size, (high, wide)))
+    x, g = (apply("input", name=name, type=TensorType("float32", shape)) for name, shape in (("x", given), ("g", pooled)))
+    image = apply("max_pool", x, window=(1, 1), stride=(1, 1), padding=((0, 0), (0, 0)))  # in memory of the plan, channels last
+    pool: dict[str, Any] = {"window": (2, 2), "stride": (2, 2), "padding": ((0, 0), (0, 0))}
+    gradient = apply("max_pool_gradient", image, apply("max_pool", image, **pool), g, **pool)
+    random = np.random.default_rng(n)
+    arrays = {"x": random.integers(-1, 2, (n, channels, *size)).astype(np.float32), "g": random.normal(size=(n, channels, high, wide)).astype(np.float32)}
+    arrays["x"][random.random(arrays["x"].shape) < 0.1] = np.nan
+    plain, found = (run(gradient, arrays, fast=fast) for fast in (False, True))
+    np.testing.assert_array_equal(found, plain)
+    windows = arrays["x"][..., : 2 * high, : 2 * wide].reshape(n, channels, high, 2, wide, 2).transpose(0, 1, 2, 4, 3, 5).reshape(n, channels, high, wide, 4)
+    first = np.where(np.isnan(windows).any(-1), 4, windows.argmax(-1))  # where a window has NaN, its cotangent goes nowhere
+    sent = ((np.arange(4) == first[..., None]) * arrays["g"][..., None]).reshape(n, channels, high, wide, 2, 2).transpose(0, 1, 2, 4, 3, 5)
+    exact = np.zeros_like(arrays["x"])
+    exact[..., : 2 * high, : 2 * wide] = sent.reshape(n, channels, 2 * high, 2 * wide)
+    np.testing.assert_array_equal(plain, exact)
+    divided = size == (2 * high, 2 * wide)
+    for fast in (False, True):
+        assert plan(Graph({"v": gradient}), n, fast).in_place == ({gradient: image} if divided else {})
 
 
 @pytest.mark.parametrize("steps", [1, 6])
