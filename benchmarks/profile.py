@@ -19,6 +19,18 @@ import numpy as np
 
 import nnc
 from nnc.compiler.ir import concrete
+from nnc.compiler.pipeline import analyse, read
+
+
+def _program(spec: Path, root: Path) -> nnc.Program:
+    """The spec with its data; without it where that cannot be read."""
+    source = read(spec)
+    try:
+        return nnc.Program(analyse(source, root=root), root)
+    except nnc.SpecError as error:
+        if any(not d.code.startswith("E4") for d in error.diagnostics):
+            raise SystemExit(str(error)) from None
+    return nnc.Program(analyse(source, root=None), root)
 
 
 def main() -> None:
@@ -32,8 +44,7 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds of all threads")
     parser.add_argument("--least", action="store_true", help="the least of all times, not the median: on a loaded machine the better figure")
     given = parser.parse_args()
-    program = nnc.compile(given.spec, data_root=given.data_root) if given.data_root else nnc.compile(given.spec)
-    model = program.init(seed=0)
+    model = _program(given.spec, given.data_root or given.spec.parent).init(seed=0)
     n = given.batch or model.program.batch
     made = model.step_program(n)
     rng = np.random.default_rng(0)

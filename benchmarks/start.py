@@ -46,7 +46,9 @@ def starts(commands: Sequence[Sequence[str]], processes: int) -> list[float]:
     for turn in range(processes + 1):
         for command, found in zip(commands, seconds, strict=True):
             begun = time.perf_counter()
-            subprocess.run(command, env=environment, capture_output=True, check=False)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{' '.join(command)}: {done.stderr}")
             if turn:
                 found.append(time.perf_counter() - begun)
     return [statistics.median(found) for found in seconds]

@@ -57,7 +57,9 @@ CODES: dict[str, Code] = {
         """
         What the spec plans (parameters, state and the arrays of the largest step) does not fit into the limit, 16 GiB
         unless --max-bytes says otherwise, or there are more layers than any network has. A dense layer from n to m
-        units has n m weights: a pooling layer before it, or a smaller batch, often is the remedy.
+        units has n m weights: a pooling layer before it, or a smaller batch, often is the remedy. Not counted are
+        Python and its libraries, the data, and the copies of parameters and state that are kept or written between
+        epochs: the best weights and the checkpoint.
         """,
     ),
     "E308": Code(

@@ -19,6 +19,7 @@ from .shown import bytes_of
 from .source import Span
 
 MAX_BYTES = 16 * 2**30
+NO_LIMIT = 2**63  # for what was trained already, under whichever limit
 
 
 def is_weight(role: str) -> bool:

@@ -160,7 +160,7 @@ class Program:
         """Bytes of all arrays that a step on n samples keeps at once, on NumPy's engine or the fast one: parameters, state, batch and arena."""
         step = self.step(samples=1)
         slots = sum(kind.nbytes(1) for kind in step.slots.values())
-        return plan(step.graph, n, fast).arena_bytes + slots + self._input_bytes(step.graph, n) + self.parameter_bytes
+        return plan(step.graph, n, fast).arena_bytes + slots + self._solver_bytes + self._input_bytes(step.graph, n) + self.parameter_bytes
 
     def surely_trains_in(self, most: int, n: int) -> bool:
         """Whether a step on n samples keeps fewer than so many bytes, as far as its forward pass alone can tell, which takes a tenth of making the step."""
@@ -176,15 +176,21 @@ class Program:
         graph = self.inference_graph
         return plan(graph, n).arena_bytes + self._input_bytes(graph, n) + self.parameter_bytes
 
+    @property
+    def _solver_bytes(self) -> int:
+        """What a solver writes down in a step beside its graphs."""
+        work = self.train.optimizer.operation.extra.get("work")  # type: ignore[union-attr]
+        return int(work(sum(bundle.size for bundle in self.bundles))) if work else 0
+
     @staticmethod
     def _input_bytes(graph: Graph, n: int) -> int:
         return sum(value.type.nbytes(n) for value in graph.leaves("input").values())
 
     @property
     def batch(self) -> int:
-        """Samples in a step; 1 without a train section or where only the whole source tells."""
+        """Samples in a step, as far as the source's rows are known; 1 without a train section or where only the whole source tells."""
         if self.train is None:
             return 1
         data = self.experiment.data
         rows = data.schema.rows if data is not None else None
-        return self.train.batch if isinstance(self.train.batch, int) else rows or 1
+        return (rows or 1) if self.train.batch == "full" else min(self.train.batch, rows or self.train.batch)

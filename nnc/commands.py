@@ -16,7 +16,7 @@ from . import terminal
 from .compiler import pipeline
 from .compiler.codes import CODES
 from .compiler.diagnostics import Diagnostic, Findings, SpecError, did_you_mean, render_github, render_json, render_text
-from .compiler.lower import MAX_BYTES
+from .compiler.lower import MAX_BYTES, NO_LIMIT
 from .compiler.shown import bytes_of, count
 from .compiler.source import Source
 
@@ -247,7 +247,7 @@ def eval(options: Namespace) -> int:
         manifest = run.manifest()["data"]
         root = Path(options.data_root or manifest["root"])
         experiment = model.program.experiment
-        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides), root)
+        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides, max_bytes=NO_LIMIT), root, NO_LIMIT)
         found, members = judged(model, opened, manifest["sha256"])
     if options.format == "json":
         print(json.dumps(found | ({"members": members} if members else {}), indent=2))

@@ -104,7 +104,10 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int, n
         else:
             write_bytes(target / STEP_FILE, training_file(model, model.step_apart(metrics=True), metadata(program.experiment)))
             written.append(STEP_FILE)
-        if choose().name == "fast":
+        engine = choose()
+        if engine.name == "fast":
             model.step_program(n)  # its loops are compiled ahead of the training
+        elif engine.instead:
+            note(f"nothing is compiled ahead: {engine.instead}")
     write_json(manifest, {"inputs": inputs, "files": {name: digest_of(target / name) for name in written}})
     return [*written, "manifest.json"]

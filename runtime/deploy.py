@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnc.compiler import pipeline
+from nnc.compiler.lower import NO_LIMIT
 
 from .bundle import require_replaceable, write_bundle
 from .data.dataset import open_data
@@ -36,7 +37,7 @@ def deploy(run: Run, model: Model | Ensemble, directory: Path, *, opset: int | N
     if experiment.export.params.quantize is not None:
         data = run.manifest()["data"]
         root = data_root or Path(data["root"])
-        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides), root)
+        opened = open_data(pipeline.analyse(experiment.source, root=root, overrides=experiment.overrides, max_bytes=NO_LIMIT), root, NO_LIMIT)
         found = in_fewer_bits(found, model, opened, data["sha256"])
     write_bundle(directory, found.name, found.file, files(found, model), provenance(run, model))
     return found.report

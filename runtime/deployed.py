@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nnc.compiler import pipeline
 from nnc.compiler.ir import Graph, N, TensorType, concrete
+from nnc.compiler.lower import NO_LIMIT
 from nnc.compiler.source import Source
 
 from .bundle import Bundle
@@ -73,7 +74,7 @@ def _program(bundle: Bundle) -> tuple[pipeline.Program, dict[str, tuple[Any, ...
         classes = {str(path): tuple(found) for path, found in known["classes"].items()}
         schema = None if known["schema"] is None else schema_in(known["schema"])
         source = Source(str(known["spec"]["name"]), bundle.spec)
-        return pipeline.analyse(source, root=None, overrides=dict(known["constants"]), schema=schema, learned=classes), classes
+        return pipeline.analyse(source, root=None, overrides=dict(known["constants"]), schema=schema, learned=classes, max_bytes=NO_LIMIT), classes
     except (KeyError, TypeError, AttributeError, ValueError):
         _unreadable(bundle, "manifest.json")
 

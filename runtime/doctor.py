@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from nnc.compiler.diagnostics import SpecError
+
 from .device import providers
 from .engine import choose, obstacle
 from .machine import blas, cpu, usable_cores, versions
@@ -20,13 +22,22 @@ class Finding:
 def examine() -> list[Finding]:
     known = versions()
     found = [Finding("processor", f"{cpu()}, {usable_cores()} usable cores"), _blas()]
-    hindered = obstacle()
-    found.append(Finding("engine", choose().described + (f" (fast: {hindered.cause}; {hindered.remedy})" if hindered else "")))
+    found.append(_engine())
     found += [Finding(name, version) for name, version in known.items()]
     if "onnxruntime" in known and "onnxruntime-gpu" in known:
         found.append(Finding("onnxruntime", "both builds installed", "they break each other: pip uninstall onnxruntime onnxruntime-gpu, then install one"))
     found += _providers()
     return found
+
+
+def _engine() -> Finding:
+    hindered = obstacle()
+    why = f" (fast: {hindered.cause}; {hindered.remedy})" if hindered else ""
+    try:
+        return Finding("engine", choose().described + why)
+    except SpecError as error:
+        asked = error.diagnostics[0]
+        return Finding("engine", f"none: {asked.label}", f"the environment asks for NNC_ENGINE={os.environ['NNC_ENGINE']}: {asked.help}")
 
 
 def _blas() -> Finding:

@@ -14,11 +14,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
+
+from nnc.compiler.diagnostics import SpecError
 
 from .files import write_bytes
 
@@ -71,7 +73,8 @@ class Code:
             found = self.define().compiled()
             name, code = found
             content = name.encode() + b"\n" + code
-            write_bytes(path, _HEAD + hashlib.sha256(content).digest() + content, "free some space, or name another place in the variable NNC_CACHE")
+            with suppress(SpecError):  # a full disk: it runs all the same, and is compiled again next time
+                write_bytes(path, _HEAD + hashlib.sha256(content).digest() + content, "free some space, or name another place in the variable NNC_CACHE")
         return _loaded(*found)
 
     def callable(self, parameters: int) -> Callable[..., int]:

@@ -13,6 +13,7 @@ import numpy as np
 from nnc.compiler import pipeline, training
 from nnc.compiler.diagnostics import Findings, SpecError
 from nnc.compiler.ir import Graph, concrete
+from nnc.compiler.lower import NO_LIMIT
 from nnc.compiler.objective import PARTNER, SHARE, Target, pairs
 from nnc.compiler.schema import ColumnSchema, Schema
 from nnc.compiler.serve import serving_graph
@@ -402,7 +403,7 @@ def made_again(arrays: Mapping[str, Array], about: Mapping[str, Any], path: Path
         samples = None if about["samples"] is None else int(about["samples"])
         classes = {name: tuple(found) for name, found in about["classes"].items()}
         schema = None if about["schema"] is None else schema_in(about["schema"])
-        program = pipeline.analyse(source, root=None, overrides=overrides, schema=schema, learned=classes)
+        program = pipeline.analyse(source, root=None, overrides=overrides, schema=schema, learned=classes, max_bytes=NO_LIMIT)
         learned = {name: array for name, array in arrays.items() if name.startswith("data/")}
         _check_learned(program, learned)
         model = Model(program, seed, learned, samples)

@@ -20,6 +20,7 @@ import numpy as np
 
 from nnc.compiler import pipeline
 from nnc.compiler.diagnostics import SpecError
+from nnc.compiler.lower import NO_LIMIT
 from nnc.compiler.source import Source
 
 from .bundle import MANIFEST, Bundle, open_bundle
@@ -100,8 +101,8 @@ def reproduce(made: Recorded, out: Path, root: Path | None, progress: Progress) 
     if out.resolve() == made.path.parent.resolve():
         refuse("E704", "it is what is to be reproduced", "give another directory with -o", path=str(out))
     root = root or made.root or Path()
-    program = pipeline.analyse(made.source, root=root, overrides=about["constants"])
-    _, data = next(parts(open_data(program, root)))
+    program = pipeline.analyse(made.source, root=root, overrides=about["constants"], max_bytes=NO_LIMIT)
+    _, data = next(parts(open_data(program, root, NO_LIMIT)))
     data_findings = [
         _digest("data", about["data"]["sha256"], data.digest),
         _digest("split", about["split"].get("sha256"), split_digest(data.splits)),
@@ -114,7 +115,7 @@ def reproduce(made: Recorded, out: Path, root: Path | None, progress: Progress) 
     name, device = _engine(str(before.get("engine")))
     with with_threads(_threads(before)):
         yield from _environment(before, environment(choose(name, device).described), about.get("versions", {}))
-        train(made.source, root, out, overrides=about["constants"], progress=progress, engine=name, device=device)
+        train(made.source, root, out, overrides=about["constants"], progress=progress, max_bytes=NO_LIMIT, engine=name, device=device)
     run = Run(out)
     yield from _of_bundle(made.compared, run) if isinstance(made.compared, Bundle) else _of_run(made.compared, run)
 

@@ -120,7 +120,9 @@ def newton(problem: Problem, p: Any) -> None:
         unit[i] = 1.0
         hessian[i] = problem.product(unit)
         unit[i] = 0.0
-    hessian = (hessian + hessian.T) / 2 + p.damping * np.eye(size)
+    hessian += hessian.T
+    hessian *= 0.5
+    hessian.flat[:: size + 1] += p.damping
     noise = 10 * size * float(np.finfo(problem.theta.dtype).eps)  # what is flat but for rounding is left alone
     step = np.linalg.lstsq(hessian, gradient, rcond=noise)[0]
     problem.move(problem.theta.astype(np.float64), -step, problem.lr)

@@ -131,7 +131,7 @@ RUNTIME = {
     "integers": "",
     "table_rows": "convolution divided nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.workspace",
     "kernels": "convolution divided integers pooling special recurrence recurrent table_rows nnc.compiler.ir nnc.compiler.workspace",
-    "machine_code": "files",
+    "machine_code": "files nnc.compiler.diagnostics",
     "loops": "machine_code nnc.compiler.ir",
     "vector_math": "",
     "blas": "machine_code threads",
@@ -172,7 +172,7 @@ RUNTIME = {
     "nnc.compiler.program",
     "parameters": "",
     "model": "divided kernels executor engine files export initial parameters solvers nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.ir "
-    "nnc.compiler.schema nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
+    "nnc.compiler.schema nnc.compiler.lower nnc.compiler.objective nnc.compiler.training nnc.compiler.serve nnc.compiler.pipeline",
     "ensemble": "kernels executor files export model nnc.compiler.ir nnc.compiler.training nnc.compiler.ensemble",
     "data.fit": "",
     "data.stored": "files",
@@ -197,7 +197,7 @@ RUNTIME = {
     "nnc.compiler.experiment nnc.compiler.prepare",
     "result_files": "files data.shortest nnc.compiler.diagnostics nnc.compiler.parquet",
     "predict": "kernels executor files model ensemble data.dataset data.rows result_files nnc.compiler.ir nnc.compiler.experiment",
-    "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.pipeline",
+    "deployed": "bundle data.dataset device files kernels model predict nnc.compiler.source nnc.compiler.ir nnc.compiler.lower nnc.compiler.pipeline",
     "metrics": "kernels executor model ensemble data.stored nnc.compiler.ir nnc.compiler.training",
     "members": "files kernels model ensemble data.dataset data.splits data.stored metrics nnc.compiler.experiment nnc.compiler.ensemble nnc.compiler.pipeline",
     "run": "files bundle initial machine model ensemble data.dataset data.stored nnc.compiler.watching nnc.compiler.program",
@@ -208,7 +208,7 @@ RUNTIME = {
     "quantisation": "calibration device edge_rows ensemble export kernels members metrics model verification data.dataset data.stored nnc.compiler.shown "
     "nnc.compiler.diagnostics nnc.compiler.ir nnc.compiler.passes nnc.compiler.quantise nnc.compiler.halve nnc.compiler.onnx_export "
     "nnc.compiler.operation nnc.compiler.ensemble",
-    "deploy": "bundle ensemble export kernels machine model quantisation run servers signature data.dataset nnc.compiler.pipeline",
+    "deploy": "bundle ensemble export kernels machine model quantisation run servers signature data.dataset nnc.compiler.lower nnc.compiler.pipeline",
     "watch": "kernels executor model data.dataset nnc.compiler.watching",
     "baseline": "kernels model data.dataset data.stored metrics nnc.compiler.ir nnc.compiler.objective",
     "verdict": "model data.dataset metrics baseline nnc.compiler.operation nnc.compiler.objective",
@@ -220,7 +220,7 @@ RUNTIME = {
     "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.plan "
     "nnc.compiler.experiment nnc.compiler.lower nnc.compiler.training nnc.compiler.pipeline",
     "reproduce": "bundle data.dataset deploy engine ensemble files initial machine members model predict run threads train nnc.compiler.source "
-    "nnc.compiler.diagnostics nnc.compiler.pipeline",
+    "nnc.compiler.diagnostics nnc.compiler.lower nnc.compiler.pipeline",
     "recorded": "files model run verdict nnc.compiler.program",
     "charts": "",
     "onnx_file": "files",
@@ -230,7 +230,7 @@ RUNTIME = {
     "report": "charts members page recorded verdict nnc.compiler.cost nnc.compiler.ir nnc.compiler.objective nnc.compiler.program nnc.compiler.shown",
     "build": "kernels engine export files machine model onnx_steps ensemble data.dataset members start nnc.compiler.plan nnc.compiler.pipeline",
     "warm": "build engine machine_code nnc.compiler.pipeline",
-    "doctor": "device engine machine",
+    "doctor": "device engine machine nnc.compiler.diagnostics",
 }
 TOP = {
     "nnc": "nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.pipeline nnc.runtime.model nnc.runtime.ensemble nnc.runtime.data.dataset "

@@ -197,6 +197,33 @@ def test_the_budget(tiny: Path) -> None:
     refused(nnc("check", tiny, "--max-bytes", "10"), "E307")
 
 
+def test_a_limit_that_was_raised_holds_for_all_that_is_done_with_the_run(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    looked = pipeline._check_budget
+    monkeypatch.setattr(pipeline, "_check_budget", lambda program, most: (limits.append(most), looked(program, most)))
+    assert nnc("train", tiny, "-o", tmp_path / "run", "--max-bytes", str(10**15)).status == 0
+    for more in (("eval",), ("export", "-o", tmp_path / "dist"), ("report",)):
+        assert nnc(more[0], tmp_path / "run", *more[1:]).status == 0
+    assert nnc("reproduce", tmp_path / "run", "-o", tmp_path / "again").status == 0
+    assert len(limits) > 5
+    assert min(limits) == 10**15
+
+
+def test_a_batch_has_no_more_rows_than_the_source(tmp_path: Path) -> None:
+    large = write(tmp_path / "large.nn", TINY.replace("batch = 2", "batch = 2000000000"))
+    assert nnc("check", large).status == 0
+    assert "at batch 8," in nnc("summary", large).out
+
+
+def test_the_memory_of_newton_is_that_of_its_hessian(tmp_path: Path) -> None:
+    dense = TINY.replace("dense(2)", "dense(1000)").replace("batch = 2", "batch = full")
+    spec = write(tmp_path / "newton.nn", dense.replace("adam(lr=0.05)", "newton(damping=0.1)"))
+    other = write(tmp_path / "lbfgs.nn", dense.replace("adam(lr=0.05)", "lbfgs(lr=1)"))
+    for limit, status in ((200_000_000, 1), (250_000_000, 0)):  # 3,001 parameters
+        assert nnc("check", spec, "--max-bytes", limit).status == status
+    assert nnc("check", other, "--max-bytes", 10_000_000).status == 0
+
+
 # build
 
 
@@ -609,6 +636,13 @@ def test_doctor_reports_a_pinned_kernel() -> None:
     assert said.status == 1
     assert re.search(r"^! BLAS", said.out, re.MULTILINE)
     assert "OPENBLAS_CORETYPE=Prescott" in said.out
+
+
+def test_doctor_reports_an_engine_that_is_not_there() -> None:
+    said = process("doctor", env=os.environ | {"NNC_ENGINE": "turbo"})
+    assert said.status == 1
+    assert re.search(r"^! engine +none: NNC_ENGINE=turbo", said.out, re.MULTILINE)
+    assert "numpy" in said.out.split("engine", 1)[1]
 
 
 # What a user can get wrong with paths

@@ -1,7 +1,8 @@
 """Optimisers that look at more than one gradient a step: line searches and second derivatives. They want batch=full.
 
 The functions here are declarations; runtime/solvers.py runs them on the objective's graph, its gradient, and the product of its
-Hessian with a vector, which is the gradient differentiated again. `slots` gives the arrays that pass from step to step.
+Hessian with a vector, which is the gradient differentiated again. `slots` gives the arrays that pass from step to step, `work` the bytes of what else a
+step writes down: of newton, the Hessian twice and what solving takes.
 """
 
 from pydantic import Field
@@ -22,7 +23,7 @@ class NewtonParams(SolverParams):
     damping: float = Field(0.0, ge=0, description="what is added to the Hessian's diagonal")
 
 
-@operation(Kind.OPTIMISER, NewtonParams, facts={"solver", "hessian"}, slots=lambda size, p: {})
+@operation(Kind.OPTIMISER, NewtonParams, facts={"solver", "hessian"}, slots=lambda size, p: {}, work=lambda size: 3 * 8 * size * size)
 def newton(p: NewtonParams) -> None:
     """theta -= eta (H + damping I)^-1 g, H the whole Hessian; refused above a few thousand parameters.
 
