@@ -659,7 +659,8 @@ def test_where_the_fast_engine_cannot_run_numpy_does_and_says_so(broken: str, ra
 
 def test_an_engine_that_is_not_there_is_refused() -> None:
     spec = Path(__file__).parent.parent / "specs" / "digits.nn"
-    said = subprocess.run([sys.executable, "-P", "-m", "nnc", "train", spec], env=os.environ | {"NNC_ENGINE": "turbo"}, capture_output=True, text=True, check=False)
+    command, environment = [sys.executable, "-P", "-m", "nnc", "train", spec], os.environ | {"NNC_ENGINE": "turbo"}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert said.returncode == 1
     assert "E708" in said.stderr
     assert "use numpy, fast or onnxruntime" in said.stderr
