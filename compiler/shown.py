@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+BYTES = {"TiB": 2**40, "GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "B": 1}
 
 
 def plain(text: str) -> str:
@@ -19,10 +22,17 @@ def count(number: float) -> str:
 
 
 def bytes_of(number: int) -> str:
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number} B"
+    unit, size = next(((unit, size) for unit, size in BYTES.items() if number >= size), ("B", 1))
+    return f"{number / size:.3g} {unit}" if number < 1000 * size else f"{number // size:,} {unit}"
+
+
+def bytes_in(text: str) -> int:
+    """The number of bytes that a text such as `2000000`, `500MiB` or `1.5 GiB` means, at least one; ValueError for other texts."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w*)", text)
+    number = int(float(found[1]) * BYTES[found[2] or "B"]) if found and (found[2] or "B") in BYTES else 0
+    if number < 1:
+        raise ValueError(text)
+    return number
 
 
 def figure(value: Any) -> str:

@@ -12,17 +12,25 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from .compiler.diagnostics import Findings, SpecError, render_text
+from .compiler.shown import bytes_in
 from .compiler.source import Source
 
 FAILED_WHILE_RUNNING = frozenset(("E510", "E701", "E705", "E706"))  # exit status 3: not finite, disk full, no memory
 LATER = ("tune",)
 
 
+def _bytes(text: str) -> int:
+    try:
+        return bytes_in(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of bytes: write 500000000, 500MiB or 2GiB") from None
+
+
 def _spec(of: argparse.ArgumentParser, many: bool = False) -> None:
     of.add_argument("file", nargs="+" if many else None, metavar="FILE", help="a .nn file")
     of.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a `let` constant")
     of.add_argument("--data-root", metavar="DIR", help="where the paths of data sections start; the spec's directory by default")
-    of.add_argument("--max-bytes", type=int, default=None, metavar="N", help="refuse what would need more memory (default 16 GiB)")
+    of.add_argument("--max-bytes", type=_bytes, default=None, metavar="N", help="refuse what would need more memory, such as 500MiB (default 16GiB)")
 
 
 def _engine(of: argparse.ArgumentParser) -> None:

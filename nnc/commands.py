@@ -42,7 +42,7 @@ def _root(options: Namespace, spec: Path) -> Path:
 
 
 def _limit(options: Namespace) -> int:
-    return MAX_BYTES if options.max_bytes is None else int(options.max_bytes)
+    return options.max_bytes or MAX_BYTES
 
 
 def _analyse(options: Namespace, file: str) -> pipeline.Program:

@@ -195,6 +195,17 @@ def test_engines_and_devices_are_the_runtimes() -> None:
 
 def test_the_budget(tiny: Path) -> None:
     refused(nnc("check", tiny, "--max-bytes", "10"), "E307")
+    refused(nnc("check", tiny, "--max-bytes", "0.01KiB"), "E307")
+    assert nnc("check", tiny, "--max-bytes", "1.5 MiB").status == 0
+    for text in ("0", "-5", "0.2", "1e6", "5 giga", "16 GiB or so"):
+        said = nnc("check", tiny, f"--max-bytes={text}")
+        assert (said.status, "write 500000000, 500MiB or 2GiB" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1,000 B"), (1023, "1,023 B"), (1024, "1 KiB"), (1535, "1.5 KiB"),
+                                              (1023 * 2**20, "1,023 MiB"), (5 * 2**40, "5 TiB"), (10**18, "909,494 TiB")])  # fmt: skip
+def test_sizes_as_people_read_them(number: int, text: str) -> None:
+    assert bytes_of(number) == text
 
 
 def test_a_limit_that_was_raised_holds_for_all_that_is_done_with_the_run(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
