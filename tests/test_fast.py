@@ -642,15 +642,16 @@ def test_where_the_fast_engine_cannot_run_numpy_does_and_says_so(broken: str, ra
         (tmp_path / "code").write_text(raises)  # a file where the directory would be
     (tmp_path / "tiny.nn").write_text(TINY)
 
-    def said(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-P", "-m", "nnc", "train", "tiny.nn", *arguments]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    def said(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        whole = [sys.executable, "-P", "-m", "nnc", command, "tiny.nn", *arguments]
+        return subprocess.run(whole, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    trained = said("-o", "run")
+    trained = said("train", "-o", "run")
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.count("NumPy runs the steps, for the fast engine cannot") == 1
-    assert "fast engine" not in said("-o", "other", "--engine", "numpy").stderr
-    refused = said("-o", "none", "--engine", "fast")
+    assert "fast engine" not in said("train", "-o", "other", "--engine", "numpy").stderr
+    assert said("build").stderr.count("nothing is compiled ahead: ") == 1
+    refused = said("train", "-o", "none", "--engine", "fast")
     assert refused.returncode == 1
     assert "error[E708]" in refused.stderr
     assert way_out in refused.stderr
