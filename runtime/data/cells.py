@@ -129,7 +129,7 @@ class ByNumPy:
         if cells.returns is not None:
             every = every.copy()
             every[:, -1] -= cells.returns
-        sure = np.empty((len(places), cells.rows), bool)
+        sure = np.ones((len(places), cells.rows), bool)
         words = ((every[:_LOOKED_AT] - starts[:_LOOKED_AT]).mean(0) - 1) // 8
         for size in set(words.take(places).tolist()):
             group = [at for at, place in enumerate(places) if words[place] == size]
@@ -140,7 +140,8 @@ class ByNumPy:
                 values, certain = (a.reshape(-1, len(group)) for a in parse(cells.text, starts[rows, chosen].reshape(-1), every[rows, chosen].reshape(-1)))
                 for index, to in enumerate(group):
                     out[to][rows] = values[:, index]
-                    sure[to, rows] = certain[:, index]
+                if not certain.all():
+                    sure[group, rows] = certain.T
         return [*sure]
 
 
