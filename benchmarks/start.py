@@ -79,7 +79,7 @@ def main() -> int:
     given = parser.parse_args()
     data = ["--data-root", given.data_root] if given.data_root else ["--no-data"]
     specs = sorted(SPECS.glob("*.nn"))
-    commands = [[sys.executable, "-c", "pass"], *([sys.executable, "-m", "nnc", "check", str(spec), *data] for spec in specs)]
+    commands = [[sys.executable, "-c", "pass"], *([sys.executable, "-P", "-m", "nnc", "check", str(spec), *data] for spec in specs)]
     print(f"{'ms of a process':20}")
     for name, seconds in zip(["python alone", *(spec.stem for spec in specs)], starts(commands, given.processes), strict=True):
         print(f"{name:20} {1000 * seconds:7.0f}")

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if not (Path(__file__).parent / "compiler").is_dir():  # in the repository the parts lie beside this folder, which hides an installed package there
+    __path__.append(str(Path(__file__).parent.parent))
+
 from .compiler.diagnostics import SpecError
 
 if TYPE_CHECKING:

@@ -70,3 +70,10 @@ def test_an_installed_wheel_goes_the_whole_way(wheel: Path, tmp_path: Path) -> N
     (pixels,) = session.get_inputs()
     assert session.run(None, {pixels.name: np.zeros((3, *pixels.shape[1:]), np.float32)})[0].shape[0] == 3
     run(python, "-m", "nnc", "check", "first.nn", cwd=tmp_path)
+
+
+def test_in_the_repository_the_package_is_what_lies_there() -> None:
+    """Its folder nnc hides an installed one from an interpreter that is started there, and holds the top of the package alone."""
+    without = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'ditable' not in getattr(f, '__name__', '')]"  # an editable install
+    said = run(sys.executable, "-c", f"{without}; import nnc.runtime.model as m; print(m.__file__)", cwd=ROOT)
+    assert Path(said.stdout.strip()) == ROOT / "runtime" / "model.py"
