@@ -242,7 +242,7 @@ TOP = {
     "nnc.runtime.metrics nnc.runtime.run nnc.runtime.deploy nnc.runtime.train nnc.runtime.build nnc.runtime.recorded nnc.runtime.report "
     "nnc.runtime.onnx_file nnc.runtime.graph_picture "
     "nnc.runtime.doctor nnc.runtime.engine nnc.runtime.machine_code nnc.runtime.warm",
-    "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics",
+    "nnc.cli": "nnc.commands nnc.compiler.source nnc.compiler.diagnostics nnc.compiler.shown",
     "nnc.__main__": "nnc.cli",
 }
 
