@@ -47,7 +47,7 @@ class Parameter:
         return is_weight(self.role)
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Forward:
     """The network's graph: inputs, outputs, and the parameters it made on the way."""
 
@@ -64,7 +64,7 @@ class Forward:
         return [p for p in self.parameters.values() if p.trainable]
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class LayerBuild:
     """What a layer asks for (operation.Build), for one application."""
 

@@ -25,7 +25,7 @@ MAX_BLOCK_DEPTH = 20
 _ARITHMETIC = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Place:
     """Where an expression stands: the path of its statement, and how often each operation has occurred in it."""
 

@@ -33,7 +33,7 @@ class Place:
     name: str = ""  # of "variable"
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Plan:
     """What the executor binds. `forward` is the number of steps before the first that only updates need."""
 

@@ -21,7 +21,7 @@ class NotKnownYet(Exception):
     """Classes that only the whole source tells: `nnc build` finds them."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class FieldBuild:
     """What a data step asks for (operation.StepBuild)."""
 
@@ -36,7 +36,7 @@ class FieldBuild:
         return self.found()
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Prepared:
     """A data name: its raw input, the column that comes out, and the way back from it to the column's units."""
 

@@ -28,7 +28,7 @@ from .watching import Watching, watching_graph
 _TIMES_FORWARD, _TILES = 50, 1 << 28
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Program:
     """A checked experiment with its graphs."""
 

@@ -2,7 +2,8 @@
 
 `dataclass(frozen=True)` writes six methods of a class as text and compiles each. A start of `nnc` makes a hundred such classes, and took 20 ms longer with
 it. Here `__init__` alone is compiled, and the rest is said once for all classes. That nothing assigns to a field is for mypy to see, so that
-making a value costs no more than its assignments: a graph of a thousand layers has hundreds of thousands.
+making a value costs no more than its assignments: a graph of a thousand layers has hundreds of thousands. What phases work on and change is a
+`dataclass(eq=False, repr=False)`, which saves each class two of three methods.
 """
 
 from __future__ import annotations

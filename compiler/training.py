@@ -27,7 +27,7 @@ from .record import record
 from .sparse import RowGradient, lookups, row_gradient
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Evaluation:
     """`graph` gives the sum over samples of each loss term as `loss/<i>`, the number of samples as `count`, and the sums of metrics."""
 
@@ -41,7 +41,7 @@ class Evaluation:
         return sum(weight * (sqrt(mean) if root else mean) for (weight, root), mean in zip(self.terms, means, strict=True))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Step:
     """One update. `scalars` are the numbers that the host computes for each step, from its count; `lr` comes from the schedule."""
 
@@ -92,7 +92,7 @@ def gradient_graph(objective: Objective) -> Graph:
     return optimised(Graph(outputs))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class UpdateRule:
     """What an optimiser asks for (operation.Rule), for one bundle; for the rows of the index where it is a table updated by rows."""
 

@@ -46,7 +46,7 @@ class Incomplete(tuple[Any, ...]):
     """The sound items of a list or a sum; the others were reported."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Scope:
     """Names in force: `let` constants outside, block parameters and statements inside."""
 

@@ -23,12 +23,18 @@ def key(text: str, lark_version: str) -> dict[str, str]:
 def tables(text: str, lark_version: str) -> dict[str, Any] | None:
     """The tables of this text, or None where there are none for it."""
     try:
-        content: dict[str, Any] = json.loads(TABLES.read_text("ascii"), object_hook=_numbered)
+        content: dict[str, Any] = json.loads(TABLES.read_text("ascii"))
     except (OSError, ValueError):
         return None
-    return content["tables"] if content.get("key") == key(text, lark_version) else None
+    if content.get("key") != key(text, lark_version):
+        return None
+    found: dict[str, Any] = content["tables"]
+    parser = found["data"]["parser"]["parser"]
+    found["memo"], parser["tokens"] = _numbered(found["memo"]), _numbered(parser["tokens"])
+    parser["states"] = {state: _numbered(actions) for state, actions in _numbered(parser["states"]).items()}
+    return found
 
 
-def _numbered(pairs: dict[str, Any]) -> dict[Any, Any]:
-    """JSON makes strings of the numbers that states are called by."""
-    return {int(k) if k.lstrip("-").isdigit() else k: v for k, v in pairs.items()}
+def _numbered(by_text: dict[str, Any]) -> dict[int, Any]:
+    """JSON makes strings of the numbers that states and tokens are called by."""
+    return {int(k): v for k, v in by_text.items()}
