@@ -144,6 +144,12 @@ class TrainParams(Params):
         """What rounding may leave in a convolution of a step, of the largest value of its result; 0 where it is to be as small as the dtype lets it."""
         return 3e-5 if self.precision == "fast" else 0.0
 
+    def step_size(self, rows: int | None) -> int:
+        """Samples in a step where so many rows train: never more than there are; 1 where a batch is all of them and nobody knows how many."""
+        if self.batch == "full":
+            return rows or 1
+        return self.batch if rows is None else min(self.batch, rows)
+
     def sample_weights(self) -> list[Reference]:
         """The data names that weight samples, as the loss terms name them."""
         return [term.term.params.weights for term in self.loss if term.term.params.weights is not None]

@@ -192,5 +192,4 @@ class Program:
         if self.train is None:
             return 1
         data = self.experiment.data
-        rows = data.schema.rows if data is not None else None
-        return (rows or 1) if self.train.batch == "full" else min(self.train.batch, rows or self.train.batch)
+        return self.train.step_size(data.schema.rows if data is not None else None)

@@ -28,8 +28,9 @@ def bytes_of(number: int) -> str:
 
 def bytes_in(text: str) -> int:
     """The number of bytes that a text such as `2000000`, `500MiB` or `1.5 GiB` means, at least one; ValueError for other texts."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w*)", text)
-    number = int(float(found[1]) * BYTES[found[2] or "B"]) if found and (found[2] or "B") in BYTES else 0
+    found = re.fullmatch(r"(\d+)(?:\.(\d+))? ?(\w*)", text)
+    size = BYTES.get(found[3] or "B", 0) if found else 0
+    number = int(found[1]) * size + int(found[2] or 0) * size // 10 ** len(found[2] or "") if found else 0
     if number < 1:
         raise ValueError(text)
     return number

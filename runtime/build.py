@@ -95,7 +95,7 @@ def build(program: pipeline.Program, root: Path, target: Path, max_bytes: int, n
     (model if len(models) == 1 else Ensemble(models)).export_onnx(target / written[0], rows)
     train = model.program.train
     if train is not None:
-        n = train.batch if isinstance(train.batch, int) else model.samples or 1
+        n = train.step_size(model.samples)
         write_text(target / "plan.txt", plan.show(plan.plan(model.stepper().graph, n)) + "\n")
         written.append("plan.txt")
         problem = unwritten(model) or ("the model has that name" if STEP_FILE in written else "")

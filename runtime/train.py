@@ -131,7 +131,7 @@ class Trainer:
         balanced = experiment.data.balanced if experiment.data is not None else None
         self.groups = by_class(self.rows, data.arrays[balanced.name]) if balanced is not None else []
         self.drawn = size(self.groups) if self.groups else len(self.rows)  # rows of an epoch
-        self.batch = self.drawn if train.batch == "full" else min(int(train.batch), self.drawn)
+        self.batch = train.step_size(self.drawn)
         self.steps_per_epoch = -(-self.drawn // self.batch)
         self.steps = steps_on(engine, model, self.batch)
         self.plateau = next((bound.params for bound in train.schedule if "plateau" in bound.operation.facts), None)

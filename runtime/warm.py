@@ -29,7 +29,7 @@ def warm(programs: Sequence[tuple[pipeline.Program, Path]], max_bytes: int) -> t
             continue
         model = untrained(program, root, max_bytes)[0][0]
         samples = model.samples or 1
-        n = min(program.train.batch, samples) if isinstance(program.train.batch, int) else samples
+        n = program.train.step_size(samples)
         for size in {n, samples % n or n}:  # the last batch of an epoch may be smaller
             model.step_program(size)
     after = _kept()

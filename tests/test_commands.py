@@ -197,7 +197,8 @@ def test_the_budget(tiny: Path) -> None:
     refused(nnc("check", tiny, "--max-bytes", "10"), "E307")
     refused(nnc("check", tiny, "--max-bytes", "0.01KiB"), "E307")
     assert nnc("check", tiny, "--max-bytes", "1.5 MiB").status == 0
-    for text in ("0", "-5", "0.2", "1e6", "5 giga", "16 GiB or so"):
+    assert nnc("check", tiny, "--max-bytes", "9" * 400).status == 0
+    for text in ("0", "-5", "0.2", "1e6", "5 giga", "16 GiB or so", "9" * 5000):
         said = nnc("check", tiny, f"--max-bytes={text}")
         assert (said.status, "write 500000000, 500MiB or 2GiB" in said.err) == (2, True)
 
@@ -224,6 +225,8 @@ def test_a_batch_has_no_more_rows_than_the_source(tmp_path: Path) -> None:
     large = write(tmp_path / "large.nn", TINY.replace("batch = 2", "batch = 2000000000"))
     assert nnc("check", large).status == 0
     assert "at batch 8," in nnc("summary", large).out
+    assert nnc("build", large, "-o", tmp_path / "build").status == 0
+    assert (tmp_path / "build" / "large" / "plan.txt").read_text().startswith("# batch 6,")  # those that train
 
 
 def test_the_memory_of_newton_is_that_of_its_hessian(tmp_path: Path) -> None:
