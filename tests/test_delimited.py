@@ -222,6 +222,7 @@ def forms(n: int) -> dict[str, list[str]]:
         "prices": [f"{drawn.gauss(0, 100):.2f}" for _ in range(n)],
         "short": [f"{drawn.gauss(0, 10 ** drawn.randint(-2, 4)):.{drawn.randint(0, 4)}f}" for _ in range(n)],
         "six digits": [f"{drawn.gauss(0, 100):.6g}" for _ in range(n)],
+        "fifteen digits": [f"{drawn.uniform(1, 10):.14f}" for _ in range(n)],
         "integers": [str(drawn.randint(-(10**6), 10**6)) for _ in range(n)],
         "long integers": [str(drawn.randint(0, 10**19 - 1)) for _ in range(n)],
         "exponents": [f"{drawn.randint(0, 10 ** drawn.randint(1, 19) - 1)}e{drawn.choice('+-')}{drawn.randint(0, 99):02}" for _ in range(n)],
